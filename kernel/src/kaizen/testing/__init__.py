@@ -1,0 +1,3 @@
+"""What a plugin author needs to test a plugin."""
+
+__all__: list[str] = []

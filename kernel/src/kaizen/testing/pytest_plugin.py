@@ -1,0 +1,1 @@
+"""The fixtures that pytest finds wherever the kernel is installed."""
