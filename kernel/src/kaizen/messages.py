@@ -1,0 +1,239 @@
+"""What passes between the kernel and a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from kaizen._records import quick_init
+from kaizen.media import Media
+
+if TYPE_CHECKING:
+    from kaizen.tools import ToolSpec
+
+__all__ = [
+    "Content",
+    "Message",
+    "ModelDelta",
+    "ModelProfile",
+    "ModelReply",
+    "ModelRequest",
+    "ModelSettings",
+    "OutputSpec",
+    "Role",
+    "ToolUse",
+    "Usage",
+]
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Content: TypeAlias = str | tuple[str | Media, ...]
+"""What a message says: text, or text and media in order."""
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """A model's proposal to call a tool. It is data, never authority.
+
+    Attributes:
+        id: The model's id of the call; unique within a reply.
+        name: The tool's name as the model wrote it.
+        arguments: The arguments, as an object or as the JSON text of one.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | str
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        tool_uses: What an assistant message asks to have called.
+        tool_use_id: In a tool message, the call that it answers.
+        name: In a tool message, the tool that was called.
+        origin: Where the content came from, such as `user`, `model`, `tool:http_get` or
+            `memory`. Content keeps its origin wherever it goes; it never raises trust.
+    """
+
+    role: Role
+    content: Content
+    tool_uses: tuple[ToolUse, ...] = ()
+    tool_use_id: str = ""
+    name: str = ""
+    origin: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text parts of the content, joined by newlines."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part for part in self.content if isinstance(part, str))
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What was consumed. Adds up with `+`.
+
+    Attributes:
+        requests: Requests to a provider.
+        input_tokens: Tokens sent, cached ones included.
+        output_tokens: Tokens received, reasoning included.
+        cached_tokens: Tokens of the input that the provider had cached.
+        reasoning_tokens: Tokens of the output that were reasoning.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """The structured output that a reply must have.
+
+    Attributes:
+        name: The signature's name.
+        schema: JSON schema of the outputs.
+        strict: Whether the schema is closed, as structured-output APIs demand.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """How a model is to answer. `None` leaves the choice to the provider.
+
+    Attributes:
+        max_tokens: Most tokens of one reply.
+        timeout_s: Longest time for one request, in seconds.
+        extra: Fields for this provider alone (`provider_config`).
+    """
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One request to a provider. Change it with `dataclasses.replace` or a `with_` method.
+
+    Attributes:
+        model: The model's name, or `""` for the provider's default.
+        tools: What the model may ask to have called.
+        output: The structured output wanted, or `None` for text.
+        cycle: The turn of the loop, from 1.
+    """
+
+    messages: tuple[Message, ...]
+    model: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    output: OutputSpec | None = None
+    settings: ModelSettings = ModelSettings()
+    run_id: str = ""
+    agent_id: str = ""
+    cycle: int = 1
+
+    def with_messages(self, *messages: Message) -> ModelRequest:
+        """Return a copy with messages added at the end."""
+        return replace(self, messages=(*self.messages, *messages))
+
+    def with_context(self, text: str, *, origin: str = "context") -> ModelRequest:
+        """Return a copy with background that the model reads before the conversation.
+
+        It stands behind the system message, as a user message: what was recalled or
+        retrieved has no more authority than a user has.
+        """
+        if not text:
+            return self
+        start = next(
+            (i for i, message in enumerate(self.messages) if message.role != "system"),
+            len(self.messages),
+        )
+        added = Message(role="user", content=text, origin=origin)
+        return replace(
+            self, messages=(*self.messages[:start], added, *self.messages[start:])
+        )
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReply:
+    """A provider's whole answer to one request.
+
+    Attributes:
+        text: What the model wrote; JSON where structured output was asked for.
+        tool_uses: The tool calls that it proposes.
+        finish_reason: `stop`, `tool_calls`, `length`, `content_filter` or the provider's word.
+        cost_usd: What the request cost in US dollars, if it is known.
+        model: The model that answered.
+    """
+
+    text: str = ""
+    tool_uses: tuple[ToolUse, ...] = ()
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
+    cost_usd: Decimal | None = None
+    model: str = ""
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDelta:
+    """A piece of a reply that is still being written."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProfile:
+    """What a model can do.
+
+    Attributes:
+        name: The model's name, as its provider knows it.
+        context_window: Most tokens of input and output together, if known.
+        max_output_tokens: Most tokens of one reply, if known.
+        tools: Whether it calls tools.
+        structured_output: Whether it is held to a JSON schema by its provider; where not,
+            the schema is written into the prompt.
+        media: Kinds of media it reads: `image`, `audio`, `document`.
+        input_usd_per_million: Price of a million input tokens, if known.
+        output_usd_per_million: Price of a million output tokens, if known.
+    """
+
+    name: str
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    tools: bool = True
+    structured_output: bool = True
+    media: frozenset[str] = frozenset()
+    input_usd_per_million: Decimal | None = None
+    output_usd_per_million: Decimal | None = None

@@ -1,0 +1,366 @@
+"""What plugins offer and users pick by name.
+
+A port is a `Protocol`. A plugin adds implementations of it to the registry in its
+`contribute` hook; `await kernel.get(Provider, "openai")` opens one, once per kernel.
+A plugin may define ports of its own in the same way: any class serves as a key.
+
+| port | what it is |
+|---|---|
+| `Provider` | answers model requests |
+| `Tool` | one thing a model may ask to have done |
+| `ToolSource` | many tools under one name |
+| `Strategy` | how an agent runs |
+| `CheckpointStore` | keeps run logs |
+| `MemoryStore` | keeps what agents remember |
+| `Embedder` | turns texts into vectors |
+| `Channel` | the way to a person or a program outside |
+| `Interrupter` | decides whether a run must stop |
+| `Engine` | where runs execute |
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+
+from kaizen.errors import ModelError
+from kaizen.messages import ModelDelta, ModelProfile, ModelReply, ModelRequest
+from kaizen.tools import Tool
+
+if TYPE_CHECKING:
+    from kaizen.config import AgentConfig
+    from kaizen.interrupts import InterruptReason
+    from kaizen.media import Audio
+    from kaizen.signatures import Signature
+
+__all__ = [
+    "Answer",
+    "BaseProvider",
+    "Channel",
+    "CheckpointStore",
+    "Embedder",
+    "Engine",
+    "Interrupter",
+    "Memory",
+    "MemoryStore",
+    "PendingRequest",
+    "Provider",
+    "RunRecord",
+    "StoredEntry",
+    "Strategy",
+    "Tool",
+    "ToolSource",
+    "Transcript",
+]
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """Speech as text.
+
+    Attributes:
+        language: The language's ISO 639-1 code, or `""` if it was not found out.
+        duration_s: Length of the recording in seconds, or `None`.
+    """
+
+    text: str
+    language: str = ""
+    duration_s: float | None = None
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Answers model requests. Derive from `BaseProvider` to offer only a part."""
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Answer one request.
+
+        Raises:
+            ModelError: The provider cannot answer; it says why and whether to retry.
+        """
+        ...
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelDelta | ModelReply]:
+        """Answer one request piece by piece.
+
+        Yields:
+            Any number of deltas, then exactly one `ModelReply` that holds the whole answer.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str], *, model: str = "") -> list[list[float]]:
+        """Return one vector for each text, in their order."""
+        ...
+
+    async def transcribe(self, audio: Audio, *, model: str = "") -> Transcript:
+        """Return what is said in a recording."""
+        ...
+
+    def describe(self, model: str) -> ModelProfile:
+        """Say what a model can do; `""` is the default model. No I/O."""
+        ...
+
+
+class BaseProvider:
+    """A provider that can do nothing yet; override what yours can do.
+
+    `stream` falls back on `complete`.
+    """
+
+    name = "provider"
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Answer one request; by default none."""
+        raise self._unsupported("complete requests")
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelDelta | ModelReply]:
+        """Answer one request piece by piece; by default in one piece."""
+        reply = await self.complete(request)
+        if reply.text:
+            yield ModelDelta(text=reply.text)
+        yield reply
+
+    async def embed(self, texts: Sequence[str], *, model: str = "") -> list[list[float]]:
+        """Return one vector for each text; by default none."""
+        raise self._unsupported("embed texts")
+
+    async def transcribe(self, audio: Audio, *, model: str = "") -> Transcript:
+        """Return what is said in a recording; by default nothing."""
+        raise self._unsupported("transcribe audio")
+
+    def describe(self, model: str) -> ModelProfile:
+        """Say what a model can do; by default what most can."""
+        return ModelProfile(name=model)
+
+    def _unsupported(self, ability: str) -> ModelError:
+        return ModelError(self.name, f"cannot {ability}", "Choose a provider that can.")
+
+
+class ToolSource(Protocol):
+    """Brings tools that are found together, such as the tools of a server."""
+
+    async def tools(self) -> Sequence[Tool]:
+        """Return the tools, in an order that stays the same."""
+        ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Decides how an agent gets from inputs to outputs.
+
+    `kaizen.current_run()` gives the run: its `cycle()` makes one turn of the loop and its
+    `ask_model()` one request to the model.
+    """
+
+    async def execute(
+        self, signature: type[Signature], inputs: Mapping[str, Any], config: AgentConfig
+    ) -> Mapping[str, Any]:
+        """Return a value for each output of the signature; the kernel validates them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """One entry of a run log, as a store keeps it.
+
+    Attributes:
+        seq: Position in the log, from 0 without gaps.
+        type: The entry's type, such as `tool_intended`.
+        version: Version of that type.
+        body: The entry as JSON, UTF-8.
+    """
+
+    seq: int
+    type: str
+    version: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a store can say of a run without reading its log.
+
+    Attributes:
+        length: How many entries the log has.
+        updated_at: When the last entry was written, seconds since the epoch, UTC.
+        forked_from: The run whose log this one continues, and how many entries they share.
+    """
+
+    run_id: str
+    agent_id: str
+    status: str
+    length: int
+    updated_at: float
+    forked_from: tuple[str, int] | None = None
+
+
+class CheckpointStore(Protocol):
+    """Keeps run logs. Every acknowledged write survives a crash."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        """Add entries at the end of a log; all of them or none.
+
+        Args:
+            run_id: The run; its first append creates the log.
+            entries: Consecutive entries; the first follows the last one stored.
+            token: The fencing token of the claim under which the writer acts.
+
+        Raises:
+            CheckpointSaveError: Nothing was written: the position is taken, the token is
+                no longer valid, or the store failed.
+        """
+        ...
+
+    async def read(
+        self, run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        """Return entries in order, those shared with the run's ancestor included.
+
+        Raises:
+            CheckpointLoadError: The run is unknown or its log is damaged.
+        """
+        ...
+
+    async def runs(
+        self, *, agent_id: str | None = None, limit: int = 100
+    ) -> Sequence[RunRecord]:
+        """Return the runs, last updated first."""
+        ...
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        """Begin a new log that shares the first `length` entries of another."""
+        ...
+
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        """Become the only writer of a run for some seconds and return a fencing token.
+
+        Raises:
+            CheckpointSaveError: Somebody else holds the run.
+        """
+        ...
+
+    async def delete(self, run_id: str) -> None:
+        """Forget a run. Logs that share its entries keep them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Something remembered.
+
+    Attributes:
+        importance: From 0 to 1.
+        source: Where it came from, such as `user` or `mail:123`.
+        score: How well it fits the search, from 0 to 1; `None` outside a search.
+    """
+
+    id: str
+    text: str
+    importance: float = 0.5
+    tags: tuple[str, ...] = ()
+    source: str = ""
+    created_at: float = 0.0
+    score: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class MemoryStore(Protocol):
+    """Keeps what agents remember."""
+
+    async def add(
+        self,
+        text: str,
+        *,
+        importance: float = 0.5,
+        tags: Sequence[str] = (),
+        source: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Memory:
+        """Remember a text and return it with its id."""
+        ...
+
+    async def search(self, query: str, *, limit: int = 5) -> Sequence[Memory]:
+        """Return what fits a query, best first."""
+        ...
+
+    async def delete(self, memory_id: str) -> bool:
+        """Forget one memory; say whether there was one."""
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector for each text, in their order, all of one length."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRequest:
+    """A question that a run waits for.
+
+    Attributes:
+        id: Stable across restarts.
+        kind: `question` or `approval`.
+        options: Answers to choose from; empty where any text will do.
+        details: What an approval is about, all of it.
+        run_path: The runs that wait, outermost first.
+        expires_at: When it counts as refused, seconds since the epoch, UTC.
+    """
+
+    id: str
+    kind: Literal["question", "approval"]
+    text: str
+    options: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    run_path: tuple[str, ...] = ()
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back for a pending request.
+
+    Attributes:
+        approved: For an approval, the decision; silence is `False`.
+        text: For a question, the answer.
+        principal: Who answered, as the channel knows them.
+    """
+
+    approved: bool = False
+    text: str = ""
+    principal: str = ""
+
+
+class Channel(Protocol):
+    """The way to a person or a program outside."""
+
+    async def ask(self, request: PendingRequest) -> Answer:
+        """Put a question or an approval to the other side and wait for the answer."""
+        ...
+
+    async def progress(self, message: str, *, percentage: float | None = None) -> None:
+        """Tell the other side how far the work is; 0 to 100."""
+        ...
+
+
+class Interrupter(Protocol):
+    """Decides at each cycle whether a run must stop."""
+
+    async def check_interrupt(self, context: Mapping[str, Any]) -> InterruptReason | None:
+        """Return the reason to stop, or `None` to go on."""
+        ...
+
+
+class Engine(Protocol):
+    """Where runs execute: in this process, or on a distributed engine."""
+
+    async def submit(self, run_id: str, work: Callable[[], Awaitable[Value]]) -> Value:
+        """Carry out the work of a run and return what it returns."""
+        ...

@@ -1,0 +1,490 @@
+"""Tools: what a model may ask to have done, and what each one does to the world."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    get_type_hints,
+    overload,
+    runtime_checkable,
+)
+
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from kaizen._records import quick_init
+from kaizen.errors import AgentCreationError, ToolArgumentsError
+
+if TYPE_CHECKING:
+    from kaizen.run import Run
+
+__all__ = [
+    "Danger",
+    "DangerLevel",
+    "Effect",
+    "FunctionTool",
+    "Grant",
+    "Tool",
+    "ToolCall",
+    "ToolContext",
+    "ToolResult",
+    "ToolSpec",
+    "tool",
+]
+
+_NAME = re.compile(r"[a-z0-9_]{1,64}")
+_JSON_TYPES = (str, int, float, bool, type(None))
+
+
+class DangerLevel(IntEnum):
+    """How much harm a tool can do. Without a grant the kernel runs `SAFE` and `LOW`."""
+
+    SAFE = 0
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
+    MODERATE = 2
+    DANGEROUS = 3
+
+
+Danger: TypeAlias = (
+    DangerLevel
+    | Literal["safe", "low", "medium", "high", "critical", "moderate", "dangerous"]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a tool does to the world: the one statement that approval, retries, resume and
+    budgets all read.
+
+    Attributes:
+        danger: How much harm it can do.
+        reads: It reads what is not in its arguments.
+        writes: It changes something.
+        external: It reaches outside this machine; a read that takes a URL does.
+        idempotent: Repeating it with the same arguments changes nothing more.
+    """
+
+    danger: DangerLevel
+    reads: bool = False
+    writes: bool = False
+    external: bool = False
+    idempotent: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        danger: Danger,
+        *,
+        reads: bool | None = None,
+        writes: bool | None = None,
+        external: bool = False,
+        idempotent: bool | None = None,
+    ) -> Effect:
+        """Return a statement in which what is left open follows from the danger level.
+
+        `SAFE` neither reads nor writes, `LOW` reads, everything above writes; what does
+        not write is idempotent.
+        """
+        level = DangerLevel[danger.upper()] if isinstance(danger, str) else danger
+        changes = level > DangerLevel.LOW if writes is None else writes
+        return cls(
+            danger=level,
+            reads=level > DangerLevel.SAFE if reads is None else reads,
+            writes=changes,
+            external=external,
+            idempotent=not changes if idempotent is None else idempotent,
+        )
+
+    @property
+    def mcp_hints(self) -> dict[str, bool]:
+        """The same facts as tool annotations of the Model Context Protocol."""
+        return {
+            "readOnlyHint": not self.writes,
+            "destructiveHint": self.writes and self.danger >= DangerLevel.HIGH,
+            "idempotentHint": self.idempotent,
+            "openWorldHint": self.external,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What is known of a tool without calling it.
+
+    Attributes:
+        name: Lower-case ASCII letters, digits and underscores, at most 64.
+        parameters: JSON schema of the arguments, an object.
+        category: What it is filed under, such as `file`, `http`, `web` or `system`.
+        timeout_s: Longest time for one call, in seconds.
+        max_output_chars: Longest result a model is shown; the rest is cut with a mark.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    effect: Effect
+    category: str = "function"
+    timeout_s: float = 60.0
+    max_output_chars: int = 100_000
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise AgentCreationError(
+                f"tool {self.name!r}",
+                "has a name that models cannot call",
+                "Use 1 to 64 of a-z, 0-9 and '_'.",
+            )
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """Where a tool is called from. A parameter of this type is filled in by the kernel
+    and not shown to the model.
+
+    Attributes:
+        idempotency_key: Stays the same when this very call is repeated after a crash.
+    """
+
+    run: Run
+    call_id: str
+    idempotency_key: str
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """One thing that a model may ask to have done."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What is known of the tool without calling it. Never changes."""
+        ...
+
+    def validate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments as JSON values, defaults filled in.
+
+        Raises:
+            ToolArgumentsError: They do not fit; the message is written for the model.
+        """
+        ...
+
+    async def invoke(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
+        """Do it. `arguments` are what `validate` returned.
+
+        Returns:
+            A string, which the model reads as it is, or anything that JSON can hold.
+
+        Raises:
+            ToolError: It failed in a way that the model should read about.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Permission for one call of a tool that does not run without.
+
+    Attributes:
+        by: Who grants it, such as the name of a plugin.
+        reason: Why, for the log.
+    """
+
+    by: str
+    reason: str = ""
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool, about to be made.
+
+    Attributes:
+        id: The call's id, unique within the run.
+        arguments: JSON values that fit the tool's parameters, defaults filled in.
+        grant: Permission, if somebody gave one.
+        cycle: The turn of the loop, from 1; 0 for a call outside the loop.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+    spec: ToolSpec
+    run_id: str = ""
+    agent_id: str = ""
+    cycle: int = 0
+    grant: Grant | None = None
+
+    def granted(self, by: str, reason: str = "") -> ToolCall:
+        """Return a copy that may run whatever the tool's danger level."""
+        return replace(self, grant=Grant(by=by, reason=reason))
+
+
+@quick_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What came of one tool call.
+
+    Attributes:
+        success: Whether the tool did what it was asked.
+        approved: Whether it was allowed to.
+        result: What the tool returned; `None` if it failed.
+        content: What the model reads: the result as text, or what went wrong.
+        error: What went wrong, or `""`.
+        error_code: The stable code of the error, such as `TOOL_003`, or `""`.
+    """
+
+    call_id: str
+    name: str
+    success: bool
+    result: Any = None
+    content: str = ""
+    error: str = ""
+    error_code: str = ""
+    approved: bool = True
+    duration_ms: float = 0.0
+
+
+class FunctionTool:
+    """A tool made of a typed function. Make one with `tool`.
+
+    The schema is built when it is first asked for, so that declaring a tool costs nothing.
+    """
+
+    __slots__ = ("_context_name", "_function", "_model", "_native", "_options", "_spec")
+
+    def __init__(
+        self, function: Callable[..., Any], *, effect: Effect, **options: Any
+    ) -> None:
+        self._function = function
+        self._options = {"effect": effect, **options}
+        self._spec: ToolSpec | None = None
+        self._model: type[BaseModel] | None = None
+        self._native = False
+        self._context_name = ""
+        _check_declaration(function)
+
+    def __repr__(self) -> str:
+        return f"<tool {self._options.get('name') or self._function.__name__}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, as if it were not a tool."""
+        return self._function(*args, **kwargs)
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What is known of the tool without calling it."""
+        return self._spec or self._build()
+
+    def validate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments as JSON values, defaults filled in."""
+        parsed = self._parse(arguments)
+        if self._native:
+            return dict(parsed.__dict__)
+        return parsed.model_dump(mode="json")
+
+    async def invoke(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
+        """Call the function; one that is not a coroutine runs in a worker thread."""
+        keywords = self._parse(arguments).__dict__
+        if self._context_name:
+            keywords = {**keywords, self._context_name: context}
+        if inspect.iscoroutinefunction(self._function):
+            return await self._function(**keywords)
+        return await anyio.to_thread.run_sync(lambda: self._function(**keywords))
+
+    def _parse(self, arguments: Mapping[str, Any]) -> BaseModel:
+        if self._model is None:
+            self._build()
+        assert self._model is not None
+        try:
+            return self._model.__pydantic_validator__.validate_python(arguments)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise _misfit(self.spec.name, error) from None
+
+    def _build(self) -> ToolSpec:
+        function = self._function
+        hints = _hints(function)
+        summary, descriptions = _docstring(function)
+        fields: dict[str, Any] = {}
+        for name, parameter in inspect.signature(function).parameters.items():
+            annotation = hints[name]
+            if annotation is ToolContext:
+                self._context_name = name
+                continue
+            default = ... if parameter.default is parameter.empty else parameter.default
+            info = FieldInfo.from_annotated_attribute(annotation, default)
+            info.description = info.description or descriptions.get(name)
+            fields[name] = (info.annotation, info)
+        options = dict(self._options)
+        name = options.pop("name", None) or function.__name__
+        model = create_model(
+            name,
+            __config__=ConfigDict(extra="forbid", hide_input_in_errors=True),
+            **fields,
+        )
+        schema = model.model_json_schema()
+        schema.pop("title", None)
+        for described in schema.get("properties", {}).values():
+            described.pop("title", None)
+        options["description"] = options.get("description") or summary
+        self._native = all(info.annotation in _JSON_TYPES for _, info in fields.values())
+        self._spec = ToolSpec(name=name, parameters=schema, **options)
+        self._model = model
+        return self._spec
+
+
+@overload
+def tool(
+    function: None = None,
+    *,
+    danger: Danger,
+    reads: bool | None = None,
+    writes: bool | None = None,
+    external: bool = False,
+    idempotent: bool | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    category: str = "function",
+    timeout_s: float = 60.0,
+    max_output_chars: int = 100_000,
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+
+
+@overload
+def tool(
+    function: Callable[..., Any],
+    *,
+    danger: Danger,
+    reads: bool | None = None,
+    writes: bool | None = None,
+    external: bool = False,
+    idempotent: bool | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    category: str = "function",
+    timeout_s: float = 60.0,
+    max_output_chars: int = 100_000,
+) -> FunctionTool: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    *,
+    danger: Danger | None = None,
+    reads: bool | None = None,
+    writes: bool | None = None,
+    external: bool = False,
+    idempotent: bool | None = None,
+    **options: Any,
+) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
+    """Make a tool of a typed function.
+
+    Name, description and schema come from the function's signature and docstring (its
+    `Args:` section describes the parameters). `danger` must be said; see `Effect.of` for
+    what follows from it.
+
+        @tool(danger="safe")
+        async def add(a: int, b: int) -> int:
+            \"\"\"Add two numbers.\"\"\"
+            return a + b
+
+    Raises:
+        AgentCreationError: The effect is not stated, or a parameter has no type or cannot
+            be passed by name.
+    """
+    if danger is None:
+        raise undeclared(function)
+    effect = Effect.of(
+        danger, reads=reads, writes=writes, external=external, idempotent=idempotent
+    )
+    if function is not None:
+        return FunctionTool(function, effect=effect, **options)
+    return lambda decorated: FunctionTool(decorated, effect=effect, **options)
+
+
+def undeclared(function: Any) -> AgentCreationError:
+    """Return the error for a function that does not say what it does to the world."""
+    name = getattr(function, "__name__", repr(function))
+    return AgentCreationError(
+        f"tool {name!r}",
+        "does not say what it does to the world",
+        'Declare it with @tool(danger="safe"), or "low", "medium", "high", "critical".',
+    )
+
+
+def _check_declaration(function: Callable[..., Any]) -> None:
+    for name, parameter in inspect.signature(function).parameters.items():
+        problem = ""
+        if parameter.annotation is parameter.empty:
+            problem = "has no type"
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            problem = "takes any number of arguments, which a schema cannot say"
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            problem = "cannot be passed by name"
+        if problem:
+            raise AgentCreationError(
+                f"parameter {name!r} of tool {function.__name__!r}",
+                problem,
+                "Give each parameter a name and a type, such as `count: int`.",
+            )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise AgentCreationError(
+            f"tool {function.__name__!r}",
+            f"has a type that cannot be found: {error}",
+            "Define or import the type at the top of the module.",
+        ) from error
+
+
+def _misfit(name: str, error: ValidationError) -> ToolArgumentsError:
+    problems = [
+        f"{'.'.join(map(str, item['loc'])) or 'arguments'}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)[:10]
+    ]
+    return ToolArgumentsError(
+        f"tool {name!r}",
+        f"was called with arguments that do not fit: {'; '.join(problems)}",
+        "Correct the arguments and call it again.",
+    )
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Return the text before the first section, and what `Args:` says of each parameter."""
+    text = inspect.getdoc(function) or ""
+    sections = re.split(r"(?m)^(Args|Arguments|Parameters):\s*$", text, maxsplit=1)
+    summary = re.split(r"(?m)^(?:Returns|Raises|Yields|Examples?):\s*$", sections[0])[0]
+    descriptions: dict[str, str] = {}
+    if len(sections) == 3:
+        body = re.split(r"(?m)^\S", sections[2], maxsplit=1)[0]
+        for match in re.finditer(
+            r"(?m)^ +(\w+)(?: *\([^)]*\))?: *(.+(?:\n {6,}.+)*)", body
+        ):
+            descriptions[match[1]] = " ".join(match[2].split())
+    return summary.strip(), descriptions
+
+
+def select(
+    tools: Sequence[Tool], *, category: str | None = None, safe_only: bool = False
+) -> list[Tool]:
+    """Return the tools of a category, and only those that need no grant if so wanted."""
+    return [
+        each
+        for each in tools
+        if (category is None or each.spec.category == category)
+        and (not safe_only or each.spec.effect.danger <= DangerLevel.LOW)
+    ]
