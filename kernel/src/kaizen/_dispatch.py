@@ -1,0 +1,274 @@
+"""Compiles, per operation, what its hooks come to.
+
+An operation without hooks is the bare work. Middleware becomes a chain of calls that is
+built once; observers become a list that is walked. Nothing is looked up while an agent
+runs; when a plugin comes or goes, the whole plan is compiled again.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager
+from inspect import isawaitable
+from time import perf_counter, time
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from anyio import CancelScope, current_time
+
+from kaizen._bounded import GRACE_S, Wait
+from kaizen.events import Event
+from kaizen.hooks import HookManager, Implementation
+
+__all__ = ["MakeEvent", "Observer", "compile_operation", "notify", "observers"]
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+MakeEvent: TypeAlias = Callable[..., Event]
+"""Makes an operation's event of `request`, `metadata`, and after it `duration_ms`, `result`
+and `error`."""
+
+_CLEANUP_S = 5.0
+
+
+class Observer(NamedTuple):
+    """One observer, ready to be told.
+
+    Attributes:
+        call: Takes the event.
+        is_async: Whether the outcome has to be awaited.
+    """
+
+    call: Callable[[Event], Any]
+    is_async: bool
+    implementation: Implementation
+    manager: HookManager
+
+
+def compile_operation(
+    name: str,
+    work: Callable[[Request], Awaitable[Reply]],
+    managers: Sequence[HookManager],
+    make_event: MakeEvent,
+) -> Callable[[Request], Awaitable[Reply]]:
+    """Return an operation with all its hooks; without any, the work itself.
+
+    Args:
+        name: The operation, such as `tool_call`.
+        work: What it does when no hook changes it.
+        managers: Whose hooks take part, the kernel's before the agent's at equal order.
+        make_event: Makes what observers are told.
+    """
+    chain = work
+    for each, manager in reversed(_ordered(f"wrap_{name}", managers)):
+        chain = _link(each, chain, trace=manager.trace)
+    before = observers(f"pre_{name}", managers)
+    after = observers(f"post_{name}", managers)
+    if not before and not after:
+        return chain
+    return _observed(chain, before, after, make_event)
+
+
+def observers(hook: str, managers: Sequence[HookManager]) -> tuple[Observer, ...]:
+    """Return the observers of a hook in order."""
+    return tuple(
+        _observer(each, manager) for each, manager in _ordered(hook, managers)
+    )
+
+
+async def notify(told: tuple[Observer, ...], event: Event) -> None:
+    """Tell observers one after the other; report those that fail, and go on."""
+    if told:
+        await _notify(told, event)
+
+
+def _ordered(
+    hook: str, managers: Sequence[HookManager]
+) -> list[tuple[Implementation, HookManager]]:
+    found = [(each, manager) for manager in managers for each in manager.implementations(hook)]
+    return sorted(found, key=lambda pair: pair[0].order)
+
+
+def _observer(each: Implementation, manager: HookManager) -> Observer:
+    call = each.function if each.accepts else _without_arguments(each.function)
+    is_async = each.is_async
+    if manager.trace:
+        call, is_async = _traced_observer(call, each), True
+    return Observer(call, is_async, each, manager)
+
+
+def _without_arguments(function: Callable[[], Any]) -> Callable[[Event], Any]:
+    return lambda _event: function()
+
+
+def _link(
+    each: Implementation, call_next: Callable[..., Any], *, trace: bool
+) -> Callable[..., Any]:
+    """Return a call that puts one middleware before the rest of the chain."""
+    function = each.function
+    if trace:
+        function = _traced_middleware(function, each)
+    elif not each.is_async:
+        function = _awaitable(function)
+    takes_next = "call_next" in each.accepts
+    takes_request = any(name != "call_next" for name in each.accepts)
+    if takes_next and takes_request:
+        return lambda request: function(request, call_next)
+    if takes_next:
+        return lambda _request: function(call_next)
+    if takes_request:
+        return lambda request: function(request)
+    return lambda _request: function()
+
+
+def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a plain function serve as middleware; it may return what `call_next` gave it."""
+
+    async def call(*arguments: Any) -> Any:
+        outcome = function(*arguments)
+        return await outcome if isawaitable(outcome) else outcome
+
+    return call
+
+
+def _observed(
+    chain: Callable[[Request], Awaitable[Reply]],
+    before: tuple[Observer, ...],
+    after: tuple[Observer, ...],
+    make_event: MakeEvent,
+) -> Callable[[Request], Awaitable[Reply]]:
+    async def run(request: Request) -> Reply:
+        metadata: dict[str, Any] = {}
+        if before:
+            await _notify(before, make_event(request=request, metadata=metadata))
+        started = perf_counter()
+        try:
+            result = await chain(request)
+        except BaseException as error:
+            if after:
+                spent = (perf_counter() - started) * 1_000
+                event = make_event(
+                    request=request, metadata=metadata, duration_ms=spent, error=error
+                )
+                with _cleanup():
+                    await _notify(after, event)
+            raise
+        if after:
+            spent = (perf_counter() - started) * 1_000
+            event = make_event(
+                request=request, metadata=metadata, duration_ms=spent, result=result
+            )
+            await _notify(after, event)
+        return result
+
+    return run
+
+
+def _cleanup() -> AbstractContextManager[object]:
+    """A scope for what has to be told although the work was cancelled."""
+    return CancelScope(deadline=current_time() + _CLEANUP_S, shield=True)
+
+
+class _Notification:
+    """One event on its way through a list of observers."""
+
+    __slots__ = ("at", "event", "told", "timed_out")
+
+    def __init__(self, told: tuple[Observer, ...], event: Event) -> None:
+        self.told = told
+        self.event = event
+        self.at = 0
+        self.timed_out = False
+
+    async def deliver(self) -> None:
+        event = self.event
+        for self.at, observer in enumerate(self.told):  # noqa: B020 - kept for `_notify`
+            try:
+                outcome = observer.call(event)
+                if observer.is_async:
+                    await outcome
+            except Exception as error:  # noqa: BLE001 - observers fail open, and reported
+                self._report(error)
+            except BaseException:
+                if not self.timed_out:
+                    raise
+                self._report(TimeoutError())
+            else:
+                if self.timed_out:
+                    self._report(TimeoutError())
+
+    def _report(self, error: Exception) -> None:
+        observer = self.told[self.at]
+        if self.timed_out:
+            self.timed_out = False
+            error = TimeoutError()
+        observer.manager.report(observer.manager.failure(observer.implementation, error))
+
+
+@types.coroutine
+def _notify(told: tuple[Observer, ...], event: Event) -> Generator[Any, Any, None]:
+    """Deliver an event; an observer that waits does so under a time limit.
+
+    The whole delivery is one coroutine, stepped by hand as in `bounded`: observers that do
+    not suspend pay for no timeout.
+    """
+    notification = _Notification(told, event)
+    coroutine: Coroutine[Any, Any, None] = notification.deliver()
+    at = -1
+    deadline = 0.0
+    try:
+        yielded = coroutine.send(None)
+        while True:
+            if notification.at != at:
+                at = notification.at
+                deadline = current_time() + told[at].manager.timeout_s
+            wait = Wait()
+            yield from wait.until(yielded, deadline)
+            if wait.timed_out:
+                notification.timed_out = True
+                deadline = current_time() + GRACE_S
+            yielded = wait.resume(coroutine)
+    except StopIteration:
+        return
+
+
+def _traced_observer(
+    call: Callable[[Event], Any], each: Implementation
+) -> Callable[[Event], Any]:
+    async def traced(event: Event) -> Any:
+        with _Trace(each):
+            outcome = call(event)
+            return await outcome if isawaitable(outcome) else outcome
+
+    return traced
+
+
+def _traced_middleware(function: Callable[..., Any], each: Implementation) -> Callable[..., Any]:
+    async def traced(*arguments: Any) -> Any:
+        with _Trace(each):
+            outcome = function(*arguments)
+            return await outcome if isawaitable(outcome) else outcome
+
+    return traced
+
+
+class _Trace:
+    """Writes to standard error what one implementation took and how it ended."""
+
+    __slots__ = ("_implementation", "_started")
+
+    def __init__(self, implementation: Implementation) -> None:
+        self._implementation = implementation
+
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        spent = (perf_counter() - self._started) * 1_000
+        ended = f" raised {type(error).__name__}" if error is not None else ""
+        each = self._implementation
+        print(
+            f"kaizen {time():.3f} {each.hook} {each.plugin} {spent:.3f} ms{ended}",
+            file=sys.stderr,
+        )
