@@ -1,3 +1,14 @@
-"""Model providers that answer without a network, for tests and first steps."""
+"""Two models that need no network: one for tests, and one that finds sentences."""
 
-__all__: list[str] = []
+from kaizen_offline._mock import MockProvider, MockReply, Scripted
+from kaizen_offline._offline import OfflineProvider
+from kaizen_offline._plugin import OfflinePlugin, OfflineSettings
+
+__all__ = [
+    "MockProvider",
+    "MockReply",
+    "OfflinePlugin",
+    "OfflineProvider",
+    "OfflineSettings",
+    "Scripted",
+]

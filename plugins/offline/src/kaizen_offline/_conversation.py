@@ -1,0 +1,241 @@
+"""Reads a request: what is asked, what is given with it, and what tools have brought."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kaizen.messages import Message, ModelRequest, ToolUse
+
+from kaizen_offline._passages import Text
+from kaizen_offline._words import is_question
+
+__all__ = ["Call", "Conversation", "read_conversation"]
+
+_LABEL = re.compile(r"^([a-z_][a-z0-9_]*):(?: |$)", re.MULTILINE)
+_CUT = re.compile(r"^\[cut: .*continue with start_line=(\d+)\]\s*$")
+_QUESTION_NAMES = (
+    *("question", "query", "q", "prompt", "task", "request", "instruction", "instructions"),
+    *("ask", "topic", "problem", "goal", "objective", "message", "input"),
+)
+_OWN_ORIGINS = ("", "user", "input")
+_FAILURE = re.compile(r"\[[A-Z]+_\d{3}\] |(?:error|failed)\b[^\n]*\Z", re.IGNORECASE)
+_MAX_CHARS = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A tool call of this conversation, and what the model was told of its result."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    content: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The result, if it is a JSON object; otherwise nothing."""
+        try:
+            data = json.loads(self.content)
+        except (ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def continues_at(self) -> int | None:
+        """The line at which a file that was cut goes on."""
+        lines = self.content.rstrip().splitlines()
+        cut = _CUT.match(lines[-1]) if lines else None
+        return int(cut[1]) if cut else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What a request says, without the form it says it in.
+
+    Attributes:
+        question: What is asked, or `""` if a text is only given.
+        subject: What is given with it, or instead of a question.
+        calls: The tool calls so far, oldest first.
+        turns: How many turns of tool calls there were since the question.
+    """
+
+    question: str
+    subject: tuple[Text, ...]
+    calls: tuple[Call, ...]
+    turns: int
+
+    @property
+    def texts(self) -> tuple[Text, ...]:
+        """Everything that was given or read, in that order."""
+        read = {
+            (each.path, each.start_line): each
+            for call in self.calls
+            for each in _texts_of(call)
+        }
+        files = {path for path, _ in read}
+        found = (
+            each
+            for call in self.calls
+            for each in _matches_of(call)
+            if each.path not in files
+        )
+        return tuple(_bounded([*self.subject, *read.values(), *found]))
+
+
+def read_conversation(request: ModelRequest) -> Conversation:
+    """Read a request."""
+    start = _start(request.messages)
+    question, subject = _asked(request.messages, start)
+    return Conversation(
+        question=question,
+        subject=tuple(subject),
+        calls=tuple(_calls(request.messages)),
+        turns=sum(bool(message.tool_uses) for message in request.messages[start:]),
+    )
+
+
+def _start(messages: Sequence[Message]) -> int:
+    """Return the position behind the last answer that was followed by something new."""
+    asked = [i for i, each in enumerate(messages) if _is_own(each)]
+    last = asked[-1] if asked else 0
+    return max(
+        (
+            i + 1
+            for i, message in enumerate(messages[:last])
+            if message.role == "assistant" and not message.tool_uses
+        ),
+        default=0,
+    )
+
+
+def _is_own(message: Message) -> bool:
+    return message.role == "user" and message.origin in _OWN_ORIGINS
+
+
+def _asked(messages: Sequence[Message], start: int) -> tuple[str, list[Text]]:
+    own = [message.text for message in messages[start:] if _is_own(message)]
+    given = [
+        Text(path=message.origin, lines=tuple(message.text.splitlines()))
+        for message in messages
+        if message.role == "user" and message.origin not in _OWN_ORIGINS
+    ]
+    questions: list[str] = []
+    for text in own:
+        question, subject = _parted(text)
+        questions += [question] if question else []
+        given += subject
+    return "\n".join(questions), given
+
+
+def _parted(text: str) -> tuple[str, list[Text]]:
+    """Tell the question in a message from what is given with it."""
+    inputs = _inputs(text)
+    if not inputs:
+        return _from_plain(text)
+    named = next((name for name in _QUESTION_NAMES if name in inputs), None)
+    if named is None or (len(inputs) == 1 and not is_question(inputs[named])):
+        asking = (name for name, value in inputs.items() if is_question(value))
+        named = next(asking, named if named in _QUESTION_NAMES[:8] else None)
+    question = inputs.pop(named) if named else ""
+    if named and len(question) > 400:
+        question, given = _from_plain(question)
+        inputs[named] = "\n".join(line for each in given for line in each.lines)
+    return question, [
+        Text(path=name, lines=tuple(value.splitlines()))
+        for name, value in inputs.items()
+        if value.strip()
+    ]
+
+
+def _inputs(text: str) -> dict[str, str]:
+    """Return the inputs of a message that is written as lines of `name: value`."""
+    labels = list(_LABEL.finditer(text))
+    if not labels or text[: labels[0].start()].strip():
+        return {}
+    ends = [*(label.start() for label in labels[1:]), len(text)]
+    return {
+        label[1]: text[label.end() : end].strip("\n")
+        for label, end in zip(labels, ends, strict=True)
+    }
+
+
+def _from_plain(text: str) -> tuple[str, list[Text]]:
+    """Take a short text as the question; in a long one, the lines that ask."""
+    if len(text) <= 400:
+        if is_question(text) or len(text) <= 200:
+            return text, []
+        return "", [Text(path="", lines=tuple(text.splitlines()))]
+    asking = [line for line in text.splitlines() if len(line) < 400 and is_question(line)]
+    return "\n".join(asking[:1] + asking[1:][-1:]), [
+        Text(path="", lines=tuple(text.splitlines()))
+    ]
+
+
+def _calls(messages: Sequence[Message]) -> Iterator[Call]:
+    waiting: dict[str, ToolUse] = {}
+    for message in messages:
+        waiting.update({use.id: use for use in message.tool_uses})
+        if message.role == "tool" and message.tool_use_id in waiting:
+            use = waiting.pop(message.tool_use_id)
+            yield Call(name=use.name, arguments=_arguments(use), content=message.text)
+
+
+def _arguments(use: ToolUse) -> Mapping[str, Any]:
+    if not isinstance(use.arguments, str):
+        return use.arguments
+    try:
+        found = json.loads(use.arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts_of(call: Call) -> Iterator[Text]:
+    """Give what a call has read of a file; a failed one has read nothing."""
+    path = call.arguments.get("path")
+    if call.name != "read_file" or not call.content or not isinstance(path, str):
+        return
+    if failed(call.content):
+        return
+    lines = call.content.split("\n")
+    if call.continues_at is not None:
+        while lines and not _CUT.match(lines[-1]):
+            lines.pop()
+        lines.pop()
+    start = call.arguments.get("start_line", 1)
+    yield Text(
+        path=path, lines=tuple(lines), start_line=start if isinstance(start, int) else 1
+    )
+
+
+def _matches_of(call: Call) -> Iterator[Text]:
+    """Give the lines that a search has shown."""
+    if call.name != "grep":
+        return
+    for match in _objects(call.data.get("matches")):
+        path, line, text = match.get("path"), match.get("line"), match.get("text")
+        if isinstance(path, str) and isinstance(line, int) and isinstance(text, str):
+            yield Text(path=path, lines=(text,), start_line=line)
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        yield from (each for each in value if isinstance(each, dict))
+
+
+def failed(content: str) -> bool:
+    """Say whether what a tool message holds is an error and not a result."""
+    return bool(_FAILURE.match(content))
+
+
+def _bounded(texts: Sequence[Text]) -> Iterator[Text]:
+    """Give texts until there are four million characters."""
+    left = _MAX_CHARS
+    for text in texts:
+        left -= sum(map(len, text.lines))
+        if left < 0:
+            return
+        yield text

@@ -1,0 +1,258 @@
+"""Finds what answers a question: BM25 over passages, then the sentences that cover it.
+
+The index is SQLite's own full text search, in memory, with the stemmer of Porter (1980)
+and the ranking function BM25 (Robertson and Zaragoza, "The Probabilistic Relevance
+Framework", 2009). The best passages by BM25 are cut into sentences, and these are ranked
+by *coverage*: which share of the question's words they answer for.
+
+    weight(t)   = 1 + ln(1 + (N - n + 0.5) / (n + 0.5))
+    coverage(s) = sum of weight(t) * place(t, s)  /  sum of weight(t)
+
+N is the number of passages and n how many hold the word t. `place` is 1 for a word in the
+sentence itself, and less for one in the heading, the name or the paragraph that it stands
+in. What the model calls its confidence is the coverage of the best sentence times w/(w+0.5)
+for w words: words that agree are no proof, and one or two say less than five.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+from kaizen_offline._passages import Passage, Sentence, Text, passages, sentences
+from kaizen_offline._words import Term, answer_kind, split_names, terms
+
+__all__ = ["Evidence", "Findings", "search"]
+
+_MAX_PASSAGES = 30_000
+_MAX_SECONDS = 10.0
+_CANDIDATES = 40
+_IN_HEADING = 0.8
+_IN_PARAGRAPH = 0.6
+_IN_PATH = 0.5
+_RELATED = 0.8
+_FITS = {
+    "number": re.compile(
+        r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|twenty|"
+        r"thirty|forty|fifty|hundred|thousand|half|once|twice|never|every|daily|weekly|"
+        r"monthly|yearly|unlimited)\b",
+        re.IGNORECASE,
+    ),
+    "time": re.compile(
+        r"\d|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day|\b(?:january|february|march|april|"
+        r"june|july|august|september|october|november|december|noon|midnight|morning|"
+        r"evening|dawn|dusk|spring|summer|autumn|winter|before|after|until|once)\b",
+        re.IGNORECASE,
+    ),
+    "who": re.compile(r"(?<=[\w,] )[A-Z][a-z]+|^[A-Z][a-z]+ [A-Z]|\b(?:by|team|staff)\b"),
+    "why": re.compile(
+        r"\b(?:because|since|so that|to avoid|reason|therefore|due to)\b", re.IGNORECASE
+    ),
+}
+_SCHEMA = """
+CREATE VIRTUAL TABLE units USING fts5(
+    body, context, path, tokenize = "porter unicode61 remove_diacritics 2"
+)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A sentence that was read.
+
+    Attributes:
+        coverage: The share of the question's words that it answers for, 0 to 1.
+        score: What it is ranked by.
+    """
+
+    sentence: Sentence
+    coverage: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What was found for a question, best first."""
+
+    question: str
+    weights: Mapping[Term, float]
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """The coverage of the best evidence, less where few words were looked for."""
+        best = max((each.coverage for each in self.evidence[:3]), default=0.0)
+        count = len(self.weights)
+        return round(best * count / (count + 0.5), 2)
+
+
+def search(question: str, texts: Iterable[Text], *, limit: int = 12) -> Findings:
+    """Return what the texts hold on a question.
+
+    At most 30,000 passages are looked at, and for at most ten seconds.
+    """
+    wanted = tuple(terms(question))
+    if not wanted:
+        return Findings(question=question, weights={})
+    units = _cut(texts)
+    if not units:
+        return Findings(question=question, weights=dict.fromkeys(wanted, 1.0))
+    with closing(_Index([unit.text for unit in units], units)) as index:
+        weights = index.weights(wanted)
+        best = index.best(wanted, _CANDIDATES)
+    found = _ranked(question, wanted, weights, [(units[i], rank) for i, rank in best])
+    return Findings(question=question, weights=weights, evidence=tuple(found[:limit]))
+
+
+def _cut(texts: Iterable[Text]) -> list[Passage]:
+    deadline = time.monotonic() + _MAX_SECONDS
+    units: list[Passage] = []
+    for text in texts:
+        units.extend(islice(passages(text), _MAX_PASSAGES - len(units)))
+        if len(units) >= _MAX_PASSAGES or time.monotonic() > deadline:
+            break
+    return units
+
+
+class _Index:
+    """Full text search over passages or sentences, for as long as it is open."""
+
+    def __init__(self, bodies: Sequence[str], owners: Sequence[Passage]) -> None:
+        self._size = len(bodies)
+        self._database = sqlite3.connect(":memory:")
+        self._database.execute(_SCHEMA)
+        self._database.executemany(
+            "INSERT INTO units (rowid, body, context, path) VALUES (?, ?, ?, ?)",
+            (
+                (
+                    i,
+                    _expanded(body),
+                    _expanded(f"{owner.context} {owner.title}"),
+                    owner.path,
+                )
+                for i, (body, owner) in enumerate(zip(bodies, owners, strict=True))
+            ),
+        )
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._database.close()
+
+    def best(self, wanted: Sequence[Term], limit: int) -> list[tuple[int, float]]:
+        """Return rows and their BM25 rank, best first; the rank of the best is 1."""
+        expression = " OR ".join(f"{_exact(term)} OR {_related(term)}" for term in wanted)
+        found = self._database.execute(
+            "SELECT rowid, -bm25(units, 1.0, 0.8, 0.4) AS rank FROM units"
+            " WHERE units MATCH ? ORDER BY rank DESC, rowid LIMIT ?",
+            (expression, limit),
+        ).fetchall()
+        highest = max((rank for _, rank in found), default=1.0) or 1.0
+        return [(row, rank / highest) for row, rank in found]
+
+    def rows(self, expression: str, column: str = "body") -> set[int]:
+        """Return the rows with a match in a column."""
+        found = self._database.execute(
+            "SELECT rowid FROM units WHERE units MATCH ?", (f"{column} : ({expression})",)
+        )
+        return {row for (row,) in found}
+
+    def weights(self, wanted: Sequence[Term]) -> dict[Term, float]:
+        """Return what each word weighs: the rarer, the more."""
+        weights = {}
+        for term in wanted:
+            holding = len(self.rows(f"{_exact(term)} OR {_related(term)}"))
+            rarity = math.log(1 + (self._size - holding + 0.5) / (holding + 0.5))
+            weights[term] = 1 + rarity
+        return weights
+
+    def matched(self, wanted: Sequence[Term]) -> dict[Term, Mapping[int, float]]:
+        """Return in which rows each word stands, and where: 1 is in the text itself."""
+        places: dict[Term, Mapping[int, float]] = {}
+        for term in wanted:
+            found: dict[int, float] = {}
+            for column, worth in (
+                ("path", _IN_PATH),
+                ("context", _IN_HEADING),
+                ("body", 1.0),
+            ):
+                for row in self.rows(_related(term), column):
+                    found[row] = max(found.get(row, 0.0), worth * _RELATED)
+                for row in self.rows(_exact(term), column):
+                    found[row] = max(found.get(row, 0.0), worth)
+            places[term] = found
+        return places
+
+
+def _expanded(text: str) -> str:
+    """Add the words of `camelCase` names behind the text, so that both are found."""
+    split = split_names(text)
+    return text if split == text else f"{text}\n{split}"
+
+
+def _exact(term: Term) -> str:
+    return " OR ".join(f'"{form}"' for form in (term.word, *term.forms))
+
+
+def _related(term: Term) -> str:
+    return f'"{term.stem}" *' if len(term.stem) >= 5 else _exact(term)
+
+
+def _ranked(
+    question: str,
+    wanted: Sequence[Term],
+    weights: Mapping[Term, float],
+    best: Sequence[tuple[Passage, float]],
+) -> list[Evidence]:
+    rows = [
+        (number, sentence, rank)
+        for number, (passage, rank) in enumerate(best)
+        for sentence in sentences(passage)
+    ]
+    if not rows:
+        return []
+    bodies = [sentence.text for _, sentence, _ in rows]
+    with closing(_Index(bodies, [sentence.passage for _, sentence, _ in rows])) as index:
+        matched = index.matched(wanted)
+        pairs = [index.rows(f'"{one.word} {two.word}"') for one, two in pairwise(wanted)]
+    total = sum(weights.values())
+    beside = _beside(rows, matched)
+    fits = _FITS.get(answer_kind(question))
+    found = []
+    for row, (number, sentence, rank) in enumerate(rows):
+        coverage = (
+            sum(
+                weights[term]
+                * max(
+                    matched[term].get(row, 0.0), _IN_PARAGRAPH * beside[term].get(number, 0)
+                )
+                for term in wanted
+            )
+            / total
+        )
+        own = sum(weights[term] * matched[term].get(row, 0.0) for term in wanted) / total
+        score = (
+            coverage + 0.3 * own + 0.3 * rank + 0.06 * sum(row in pair for pair in pairs)
+        )
+        if fits is not None and fits.search(sentence.text):
+            score += 0.12
+        score *= 0.85 if sentence.passage.kind == "code" else 1.0
+        found.append(Evidence(sentence=sentence, coverage=coverage, score=score))
+    return sorted(found, key=lambda each: -each.score)
+
+
+def _beside(
+    rows: Sequence[tuple[int, Sentence, float]], matched: Mapping[Term, Mapping[int, float]]
+) -> dict[Term, dict[int, float]]:
+    """Return how well each passage as a whole answers for each word."""
+    beside: dict[Term, dict[int, float]] = {term: {} for term in matched}
+    for row, (number, _, _) in enumerate(rows):
+        for term, places in matched.items():
+            known = beside[term].get(number, 0.0)
+            beside[term][number] = max(known, places.get(row, 0.0))
+    return beside
