@@ -72,9 +72,7 @@ def compile_operation(
 
 def observers(hook: str, managers: Sequence[HookManager]) -> tuple[Observer, ...]:
     """Return the observers of a hook in order."""
-    return tuple(
-        _observer(each, manager) for each, manager in _ordered(hook, managers)
-    )
+    return tuple(_observer(each, manager) for each, manager in _ordered(hook, managers))
 
 
 async def notify(told: tuple[Observer, ...], event: Event) -> None:
@@ -86,7 +84,9 @@ async def notify(told: tuple[Observer, ...], event: Event) -> None:
 def _ordered(
     hook: str, managers: Sequence[HookManager]
 ) -> list[tuple[Implementation, HookManager]]:
-    found = [(each, manager) for manager in managers for each in manager.implementations(hook)]
+    found = [
+        (each, manager) for manager in managers for each in manager.implementations(hook)
+    ]
     return sorted(found, key=lambda pair: pair[0].order)
 
 
@@ -244,7 +244,9 @@ def _traced_observer(
     return traced
 
 
-def _traced_middleware(function: Callable[..., Any], each: Implementation) -> Callable[..., Any]:
+def _traced_middleware(
+    function: Callable[..., Any], each: Implementation
+) -> Callable[..., Any]:
     async def traced(*arguments: Any) -> Any:
         with _Trace(each):
             outcome = function(*arguments)

@@ -1,0 +1,667 @@
+"""The loop: what each operation of a run does when no hook changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from time import perf_counter, time
+from typing import Any, TypeVar
+
+import anyio
+from anyio import CancelScope
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from kaizen._bounded import bounded
+from kaizen._dispatch import notify
+from kaizen.errors import (
+    AgentInterrupted,
+    AgentTimeoutError,
+    KaizenError,
+    RunError,
+    ToolArgumentsError,
+    ToolError,
+    ToolRefusedError,
+    ToolTimeoutError,
+    UnknownNameError,
+)
+from kaizen.events import InterruptEvent
+from kaizen.interrupts import InterruptMode
+from kaizen.messages import Message, ModelDelta, ModelReply, ModelRequest, ToolUse, Usage
+from kaizen.operations import (
+    Checkpoint,
+    CheckpointRequest,
+    CycleRequest,
+    CycleResult,
+    Result,
+    RunRequest,
+)
+from kaizen.run import _CURRENT, Run
+from kaizen.runlog import (
+    ChildEnded,
+    Marked,
+    MessageAdded,
+    ModelCharged,
+    ModelReplied,
+    ModelRequested,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    ToolFinished,
+    ToolIntended,
+)
+from kaizen.tools import DangerLevel, ToolCall, ToolContext, ToolResult
+
+__all__ = [
+    "agent_loop",
+    "call_tool",
+    "checkpoint_save",
+    "cycle",
+    "execute",
+    "execute_calls",
+    "model_call",
+    "tool_call",
+]
+
+MAX_REPLY_CHARS = 1_000_000
+MAX_ARGUMENT_CHARS = 1_000_000
+MAX_TOOL_CALLS = 128
+CLEANUP_S = 5.0
+_NOTHING = Usage()
+Value = TypeVar("Value")
+
+
+async def execute(run: Run) -> Result:
+    """Carry out a run from beginning to end and return its result.
+
+    Raises:
+        AgentInterrupted: It was asked to stop.
+        AgentTimeoutError: It took longer than its configuration allows.
+    """
+    request = RunRequest(run_id=run.id, agent_id=run.agent.agent_id, inputs=run.inputs)
+    result = await _guarded(run, run.plan.agent_loop(request))
+    run.result = result
+    _end(run, "completed", result.outputs)
+    if run.plan.store is not None:
+        await run.log.commit()
+    return result
+
+
+async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+    """Carry out a run that asks no model and only calls tools."""
+    _begin(run, "")
+    value = await _guarded(run, calls())
+    _end(run, "completed")
+    if run.plan.store is not None:
+        await run.log.commit()
+    return value
+
+
+async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
+    """Do the work of a run inside its scope; if it fails, leave the run in good order."""
+    token = _CURRENT.set(run)
+    timeout = run.plan.config.timeout
+    run._scope = scope = CancelScope() if timeout is None else anyio.move_on_after(timeout)
+    try:
+        with scope:
+            value = await work
+        if scope.cancel_called:
+            raise _stopped(run)
+        return value
+    except BaseException as error:
+        await _failed(run, error)
+        raise
+    finally:
+        _CURRENT.reset(token)
+
+
+async def agent_loop(request: RunRequest) -> Result:
+    """Run the agent's strategy and account for what it did."""
+    run = _current()
+    plan = run.plan
+    signature = plan.signature
+    inputs = request.inputs
+    if inputs is not run.inputs:
+        inputs = run.inputs = signature.validate_inputs(inputs)
+    _begin(run, signature.render_inputs(inputs))
+    if plan.store is not None:
+        await run.log.commit()
+    strategy = plan.strategy
+    outputs = await strategy.execute(signature.signature, inputs, plan.config)
+    if not getattr(strategy, "validates", False):
+        outputs = signature.validate_outputs(outputs)
+    state = run.log.state
+    return Result(
+        outputs,
+        run_id=run.id,
+        cycles=state.cycles,
+        tool_calls=state.tool_calls,
+        usage=state.usage,
+        cost_usd=state.cost_usd,
+        duration_ms=(perf_counter() - run.started) * 1_000,
+        messages=tuple(state.messages),
+    )
+
+
+async def cycle(request: CycleRequest) -> CycleResult:
+    """Ask the model once and make the tool calls that it asks for."""
+    run = _current()
+    plan = run.plan
+    log = run.log
+    for message in request.added:
+        log.append(MessageAdded(seq=len(log.entries), at=time(), message=message))
+    reply = await plan.model_call(
+        ModelRequest(
+            messages=tuple(log.state.messages),
+            model=plan.config.model,
+            tools=plan.specs,
+            output=plan.output,
+            settings=plan.settings,
+            run_id=run.id,
+            agent_id=request.agent_id,
+            cycle=request.cycle,
+        )
+    )
+    if reply.tool_uses:
+        reply = replace(reply, tool_uses=_distinct(run, reply.tool_uses))
+    _replied(run, request.cycle, reply)
+    if plan.store is not None:
+        await log.commit()
+    if not reply.tool_uses:
+        return CycleResult(reply=reply)
+    results = await _call_tools(run, request.cycle, reply.tool_uses)
+    return CycleResult(reply=reply, tool_results=results)
+
+
+async def model_call(request: ModelRequest) -> ModelReply:
+    """Send one request to the provider."""
+    run = _current()
+    plan = run.plan
+    log = run.log
+    _charge_earlier(run)
+    log.append(
+        ModelRequested(
+            seq=len(log.entries),
+            at=time(),
+            cycle=request.cycle,
+            provider=plan.provider_name,
+            model=request.model,
+        )
+    )
+    if plan.store is not None:
+        await log.commit()
+    if plan.config.stream or log.watched:
+        reply = await _stream(run, request)
+    else:
+        reply = await plan.provider.complete(request)
+    run._uncharged = reply
+    return reply
+
+
+async def tool_call(call: ToolCall) -> ToolResult:
+    """Call one tool, if it may run; its own failure is a result, not an error."""
+    run = _current()
+    plan = run.plan
+    tool = plan.tools.get(call.name)
+    if tool is None:
+        raise UnknownNameError("tool", call.name, plan.tools)
+    spec = tool.spec
+    if spec.effect.danger > DangerLevel.LOW and not (
+        call.grant or call.name in plan.grants
+    ):
+        raise ToolRefusedError(
+            f"tool {call.name!r}",
+            f"is of danger level {spec.effect.danger.name} and nobody granted the call",
+            "Do without it, or ask the user to grant it.",
+        )
+    arguments = tool.validate(call.arguments)
+    log = run.log
+    key = f"{run.id}:{call.id}"
+    log.append(
+        ToolIntended(
+            seq=len(log.entries),
+            at=time(),
+            call_id=call.id,
+            name=call.name,
+            arguments=arguments,
+            idempotency_key=key,
+            idempotent=spec.effect.idempotent,
+            cycle=call.cycle,
+            grant=call.grant.by if call.grant else "",
+            in_history=call.cycle > 0,
+        )
+    )
+    if plan.store is not None:
+        await log.commit()
+    context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
+    started = perf_counter()
+    try:
+        value = await bounded(tool.invoke(arguments, context), spec.timeout_s)
+        content = _as_text(value, spec.max_output_chars)
+    except Exception as error:  # noqa: BLE001 - the model reads what went wrong
+        return _failure(call, _tool_error(call, error), (perf_counter() - started) * 1_000)
+    return ToolResult(
+        call_id=call.id,
+        name=call.name,
+        success=True,
+        result=value,
+        content=content,
+        duration_ms=(perf_counter() - started) * 1_000,
+    )
+
+
+async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
+    """Mark the log, and make it durable up to there."""
+    run = _current()
+    log = run.log
+    seq = len(log.entries)
+    mark_id = f"{run.id}:{seq}"
+    log.append(
+        Marked(
+            seq=seq,
+            at=time(),
+            mark_id=mark_id,
+            description=request.description,
+            metadata=request.metadata,
+        )
+    )
+    await log.commit()
+    return Checkpoint(id=mark_id, run_id=run.id, seq=seq, description=request.description)
+
+
+async def call_tool(
+    run: Run, name: str, arguments: Mapping[str, Any] | str, *, call_id: str, cycle: int
+) -> ToolResult:
+    """Make one tool call through its hooks and log its result.
+
+    What is wrong with the call or the tool becomes a result for the model to read. What goes
+    wrong in a hook is raised, and the result says so.
+    """
+    plan = run.plan
+    result: ToolResult | None = None
+    try:
+        tool = plan.tools.get(name)
+        if tool is None:
+            raise UnknownNameError("tool", name[:64], plan.tools)
+        parsed = _parse_arguments(name, arguments)
+        call = ToolCall(
+            id=call_id,
+            name=name,
+            arguments=tool.validate(parsed),
+            spec=tool.spec,
+            run_id=run.id,
+            agent_id=run.agent.agent_id,
+            cycle=cycle,
+        )
+        result = await plan.tool_call(call)
+    except (ToolError, ToolRefusedError, UnknownNameError) as error:
+        result = _refusal(call_id, name, error)
+    except BaseException as error:
+        broken = KaizenError(
+            f"tool {name!r}", f"did not run to its end: {type(error).__name__}"
+        )
+        _finished(run, _refusal(call_id, name, broken), cycle)
+        raise
+    _finished(run, result, cycle)
+    if plan.store is not None:
+        await run.log.commit()
+    return result
+
+
+async def _call_tools(
+    run: Run, cycle: int, uses: Sequence[ToolUse]
+) -> tuple[ToolResult, ...]:
+    """Make the tool calls of one turn: neighbours that only read at once, others in order."""
+    if len(uses) == 1:
+        use = uses[0]
+        result = await call_tool(run, use.name, use.arguments, call_id=use.id, cycle=cycle)
+        return (result,)
+    results: list[ToolResult] = []
+    for only_read, group in groupby(uses, key=lambda use: _only_reads(run, use)):
+        together = list(group)
+        if only_read and len(together) > 1:
+            results.extend(await _call_at_once(run, cycle, together))
+        else:
+            for use in together:
+                results.append(
+                    await call_tool(
+                        run, use.name, use.arguments, call_id=use.id, cycle=cycle
+                    )
+                )
+    return tuple(results)
+
+
+async def _call_at_once(run: Run, cycle: int, uses: Sequence[ToolUse]) -> list[ToolResult]:
+    results: list[ToolResult | None] = [None] * len(uses)
+    failures: list[Exception] = []
+
+    async def call(place: int, use: ToolUse) -> None:
+        try:
+            results[place] = await call_tool(
+                run, use.name, use.arguments, call_id=use.id, cycle=cycle
+            )
+        except Exception as error:  # noqa: BLE001 - raised again below, without a group
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for place, use in enumerate(uses):
+            tasks.start_soon(call, place, use)
+    if failures:
+        raise failures[0]
+    return [result for result in results if result is not None]
+
+
+def _only_reads(run: Run, use: ToolUse) -> bool:
+    tool = run.plan.tools.get(use.name)
+    return tool is not None and not tool.spec.effect.writes
+
+
+async def _stream(run: Run, request: ModelRequest) -> ModelReply:
+    """Ask for a stream, pass its pieces on, and return the whole reply."""
+    plan = run.plan
+    reply: ModelReply | None = None
+    stream = plan.provider.stream(request)
+    try:
+        async for piece in stream:
+            if isinstance(piece, ModelDelta):
+                run.log.publish(piece.text)
+            else:
+                reply = piece
+    finally:
+        with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
+            await stream.aclose()
+    if reply is None:
+        raise RunError(
+            f"provider {plan.provider_name!r}", "ended its stream without a reply"
+        )
+    return reply
+
+
+def _begin(run: Run, content: Any) -> None:
+    log = run.log
+    user = Message(role="user", content=content, origin="user")
+    log.append(
+        RunStarted(
+            seq=len(log.entries),
+            at=time(),
+            run_id=run.id,
+            agent_id=run.agent.agent_id,
+            parent_id=run.parent.id if run.parent else "",
+            trace_id=run.trace_id,
+            session_id=run.session_id,
+            inputs=run.inputs,
+            messages=(*run.plan.opening, user),
+            metadata=run.metadata,
+        )
+    )
+
+
+def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
+    """Log the reply that joins the conversation, and charge each reply that was paid for."""
+    log = run.log
+    text = reply.text
+    if len(text) > MAX_REPLY_CHARS:
+        text = f"{text[:1_000]}\n[cut: {len(text) - 1_000} characters not shown]"
+    usage, cost = reply.usage, reply.cost_usd
+    if run._uncharged is reply or _same_charge(run._uncharged, reply):
+        run._uncharged = None
+    else:
+        _charge_earlier(run)
+        usage, cost = _NOTHING, None
+    log.append(
+        ModelReplied(
+            seq=len(log.entries),
+            at=time(),
+            cycle=cycle,
+            message=Message(
+                role="assistant", content=text, tool_uses=reply.tool_uses, origin="model"
+            ),
+            usage=usage,
+            cost_usd=cost,
+            finish_reason=reply.finish_reason,
+            model=reply.model,
+        )
+    )
+
+
+def _same_charge(paid: ModelReply | None, reply: ModelReply) -> bool:
+    """Whether a reply that was changed on its way still bears what was paid for."""
+    return (
+        paid is not None and paid.usage is reply.usage and paid.cost_usd == reply.cost_usd
+    )
+
+
+def _charge_earlier(run: Run) -> None:
+    """Charge a reply that did not join the conversation, such as that of a failed attempt."""
+    paid, run._uncharged = run._uncharged, None
+    if paid is not None:
+        run.log.append(
+            ModelCharged(
+                seq=len(run.log.entries),
+                at=time(),
+                usage=paid.usage,
+                cost_usd=paid.cost_usd,
+            )
+        )
+
+
+def _distinct(run: Run, uses: Sequence[ToolUse]) -> tuple[ToolUse, ...]:
+    """Return tool calls whose ids no other call of the run has."""
+    taken = {use.id for message in run.log.state.messages for use in message.tool_uses}
+    distinct = []
+    for use in uses[:MAX_TOOL_CALLS]:
+        if not use.id or use.id in taken:
+            number = len(taken) + 1
+            while f"call_{number}" in taken:
+                number += 1
+            use = replace(use, id=f"call_{number}")
+        taken.add(use.id)
+        distinct.append(use)
+    return tuple(distinct)
+
+
+def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    if isinstance(arguments, Mapping):
+        return arguments
+    if len(arguments) > MAX_ARGUMENT_CHARS:
+        problem = f"are longer than {MAX_ARGUMENT_CHARS} characters"
+    else:
+        try:
+            parsed = from_json(arguments or "{}", allow_inf_nan=False)
+        except ValueError as error:
+            problem = f"are not valid JSON: {error}"
+        else:
+            if isinstance(parsed, dict):
+                return parsed
+            problem = "are not a JSON object"
+    raise ToolArgumentsError(
+        f"the arguments for tool {name!r}", problem, "Send one JSON object."
+    )
+
+
+def _as_text(value: Any, limit: int) -> str:
+    """Return what the model reads, cut with a mark where it is too long.
+
+    Raises:
+        ToolError: The value is nothing that JSON can hold.
+    """
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = to_json(value).decode()
+        except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+            raise ToolError(
+                f"a value of type {type(value).__name__!r}",
+                f"is nothing that JSON can hold: {error}",
+                "Return text, numbers, lists, mappings or models.",
+            ) from error
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}\n[cut: {len(text) - limit} of {len(text)} characters not shown]"
+
+
+def _tool_error(call: ToolCall, error: Exception) -> KaizenError:
+    if isinstance(error, KaizenError):
+        return error
+    if isinstance(error, TimeoutError):
+        return ToolTimeoutError(
+            f"tool {call.name!r}", f"took longer than {call.spec.timeout_s:g} s"
+        )
+    return ToolError(f"tool {call.name!r}", f"raised {type(error).__name__}: {error}")
+
+
+def _failure(call: ToolCall, error: KaizenError, duration_ms: float) -> ToolResult:
+    return ToolResult(
+        call_id=call.id,
+        name=call.name,
+        success=False,
+        content=f"Error: {error}",
+        error=str(error),
+        error_code=error.code,
+        duration_ms=duration_ms,
+    )
+
+
+def _refusal(call_id: str, name: str, error: KaizenError) -> ToolResult:
+    return ToolResult(
+        call_id=call_id,
+        name=name,
+        success=False,
+        content=f"Error: {error}",
+        error=str(error),
+        error_code=error.code,
+        approved=not isinstance(error, ToolRefusedError),
+    )
+
+
+def _finished(run: Run, result: ToolResult, cycle: int) -> None:
+    log = run.log
+    log.append(
+        ToolFinished(
+            seq=len(log.entries),
+            at=time(),
+            call_id=result.call_id,
+            name=result.name,
+            success=result.success,
+            approved=result.approved,
+            content=result.content,
+            error_code=result.error_code,
+            duration_ms=result.duration_ms,
+            in_history=cycle > 0,
+        )
+    )
+
+
+def _end(
+    run: Run,
+    status: RunStatus,
+    outputs: Mapping[str, Any] | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Write the last entry, tell the parent what was consumed, and let listeners go."""
+    log = run.log
+    log.append(
+        RunEnded(
+            seq=len(log.entries),
+            at=time(),
+            status=status,
+            outputs=outputs,
+            error="" if error is None else f"{type(error).__name__}: {error}",
+            error_code=getattr(error, "code", ""),
+        )
+    )
+    run.ended = True
+    run._scope = None
+    if run.parent is not None:
+        _leave_parent(run, run.parent, status)
+    if log.watched:
+        log.close()
+    if run._done is not None:
+        run._done.set()
+
+
+def _leave_parent(run: Run, parent: Run, status: RunStatus) -> None:
+    if parent._children is not None:
+        parent._children.discard(run)
+    if parent.ended:
+        return
+    state = run.log.state
+    parent.log.append(
+        ChildEnded(
+            seq=len(parent.log.entries),
+            at=time(),
+            run_id=run.id,
+            agent_id=run.agent.agent_id,
+            status=status,
+            usage=state.usage,
+            cost_usd=state.cost_usd,
+        )
+    )
+
+
+async def _failed(run: Run, error: BaseException) -> None:
+    """Leave a valid history behind and tell whom it concerns."""
+    run.error = error
+    _charge_earlier(run)
+    _answer_open_calls(run)
+    status: RunStatus = "failed" if isinstance(error, Exception) else "cancelled"
+    with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
+        if isinstance(error, AgentInterrupted):
+            status = "interrupted"
+            await notify(run.plan.pre_interrupt, _interrupt_event(run, error))
+        _end(run, status, error=error)
+        if isinstance(error, AgentInterrupted):
+            await notify(run.plan.post_interrupt, _interrupt_event(run, error))
+        if run.plan.store is not None:
+            await _commit_failed(run, error)
+
+
+async def _commit_failed(run: Run, error: BaseException) -> None:
+    """Keep the end of a failed run; if that fails too, the first error says so."""
+    try:
+        await run.log.commit()
+    except Exception as second:  # noqa: BLE001 - the first error must reach the caller
+        error.add_note(f"the end of run {run.id!r} could not be kept: {second}")
+
+
+def _answer_open_calls(run: Run) -> None:
+    """Give a result to every tool call of the conversation that has none."""
+    messages = run.log.state.messages
+    answered = {each.tool_use_id for each in messages if each.role == "tool"}
+    unanswered = [
+        use for each in messages for use in each.tool_uses if use.id not in answered
+    ]
+    stopped = KaizenError("this call", "was not made, or did not end: the run was stopped")
+    for use in unanswered:
+        _finished(run, _refusal(use.id, use.name, stopped), cycle=1)
+
+
+def _interrupt_event(run: Run, error: AgentInterrupted) -> InterruptEvent:
+    return InterruptEvent(
+        agent_id=run.agent_id,
+        run_id=run.id,
+        trace_id=run.trace_id,
+        timestamp=time(),
+        metadata=dict(run.metadata),
+        request=error.reason,
+    )
+
+
+def _stopped(run: Run) -> KaizenError:
+    """Return why the scope of a run was cancelled."""
+    reason = run.interrupted
+    if reason is not None and reason.mode is InterruptMode.IMMEDIATE:
+        return AgentInterrupted(reason, run.id)
+    return AgentTimeoutError(
+        f"run {run.id!r} of agent {run.agent_id!r}",
+        f"took longer than {run.plan.config.timeout} s",
+        "Raise `timeout` in the agent's config.",
+    )
+
+
+def _current() -> Run:
+    run = _CURRENT.get()
+    assert run is not None, "an operation outside a run"
+    return run

@@ -1,0 +1,92 @@
+"""The way from code that is not async to code that is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from anyio import from_thread
+from anyio.lowlevel import current_token
+
+from kaizen.errors import InitializationError
+
+if TYPE_CHECKING:
+    from kaizen.kernel import Kernel
+
+__all__ = ["run_agent_sync", "run_sync"]
+
+Value = TypeVar("Value")
+
+
+def run_sync(work: Awaitable[Value]) -> Value:
+    """Run a coroutine to its end and return what it returns.
+
+    Where an event loop is running already, as in a notebook, the coroutine runs in another
+    thread with a loop of its own, and sees the context variables of the caller.
+    """
+
+    async def main() -> Value:
+        return await work
+
+    if not _inside_a_loop():
+        return anyio.run(main)
+    return _in_thread(main)
+
+
+def run_agent_sync(kernel: Kernel | None, work: Callable[[], Awaitable[Value]]) -> Value:
+    """Run an agent's work where its kernel runs.
+
+    Raises:
+        InitializationError: The kernel runs in the very loop that the caller blocks.
+    """
+
+    async def main() -> Value:
+        return await work()
+
+    async def with_kernel() -> Value:
+        assert kernel is not None
+        async with kernel:
+            return await work()
+
+    if kernel is None:
+        return run_sync(main())
+    if not kernel.running:
+        return run_sync(with_kernel())
+    token = kernel._token
+    if _inside_a_loop() and token == current_token():
+        raise InitializationError(
+            "run_sync()",
+            "would block the event loop in which the agent's kernel runs",
+            "Write `await agent.run(…)` instead.",
+        )
+    return from_thread.run(main, token=token)
+
+
+def _inside_a_loop() -> bool:
+    try:
+        current_token()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
+    outcome: list[Value] = []
+    failure: list[BaseException] = []
+    context = copy_context()
+
+    def target() -> None:
+        try:
+            outcome.append(context.run(anyio.run, main))
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            failure.append(error)
+
+    thread: Any = Thread(target=target, name="kaizen-run-sync")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]

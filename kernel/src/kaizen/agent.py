@@ -1,0 +1,600 @@
+"""Agents: a signature, a model and tools, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from secrets import token_hex
+from time import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kaizen import _loop
+from kaizen._default import default_kernel
+from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
+from kaizen._sync import run_agent_sync
+from kaizen.config import AgentConfig, ConfigSource, refuse_idle_switches
+from kaizen.errors import AgentCreationError, ConfigurationError, RunError
+from kaizen.events import (
+    AgentInitEvent,
+    AgentLoopEvent,
+    CheckpointEvent,
+    CycleEvent,
+    Event,
+    ModelCallEvent,
+    ToolCallEvent,
+)
+from kaizen.hooks import HookManager
+from kaizen.messages import Message, OutputSpec
+from kaizen.operations import Result
+from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
+from kaizen.run import MAX_DEPTH, Plan, Run, running
+from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
+from kaizen.strategies import MultiCycle, SingleShot
+from kaizen.tools import Tool, ToolResult, ToolSpec, select, undeclared
+
+if TYPE_CHECKING:
+    from kaizen.kernel import Kernel
+
+__all__ = ["BaseAgent", "RunStream"]
+
+_SINGLE_SHOT = SingleShot()
+_MULTI_CYCLE = MultiCycle()
+
+
+class BaseAgent:
+    """Turns the inputs of a signature into its outputs, with a model and tools.
+
+    Agents never change after they were made, keep nothing between runs, and may run any
+    number of times at once. Nothing is opened before the first run.
+
+    Args:
+        config: An `AgentConfig`, or any mapping, dataclass or model that has its fields.
+        signature: A signature class or instance, or its string form.
+        tools: Tools declared with `@tool`, names of tools that plugins offer, or `"all"` of
+            those.
+        strategy: How it runs: an object with `execute`, the name of one that a plugin
+            offers, or by default `MultiCycle` with tools and `SingleShot` without.
+        kernel: The kernel to run on; by default one that starts when it is first needed.
+        hook_manager: Handlers of this agent alone.
+        hooks: Objects with methods marked by `hookimpl`, for this agent alone.
+        grants: Tools that this agent may call although their danger level demands a grant.
+        name: What it is called; by default after its signature.
+        agent_id: Its identity across restarts; by default its name, numbered from the
+            second of that name on.
+        description: What it does, in a sentence; by default the signature's first line.
+
+    Raises:
+        AgentCreationError: It cannot be made of what was given.
+        SignatureError: The signature is not well formed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_agent_id",
+        "_description",
+        "_grants",
+        "_hooks",
+        "_kernel",
+        "_metadata",
+        "_name",
+        "_plan",
+        "_session_id",
+        "_strategy",
+        "_tools",
+        "config",
+        "signature",
+    )
+
+    config: AgentConfig
+    signature: type[Signature]
+
+    def __init__(
+        self,
+        config: ConfigSource = None,
+        signature: type[Signature] | Signature | str | None = None,
+        *,
+        tools: Sequence[Tool | str] | Literal["all"] = (),
+        strategy: Strategy | str | None = None,
+        kernel: Kernel | None = None,
+        hook_manager: HookManager | None = None,
+        hooks: Sequence[object] = (),
+        grants: Iterable[str] = (),
+        name: str = "",
+        agent_id: str = "",
+        description: str = "",
+    ) -> None:
+        keep = object.__setattr__
+        keep(self, "config", AgentConfig.extract(config))
+        keep(self, "signature", _signature(self, signature))
+        keep(self, "_tools", tools if tools == "all" else tuple(tools))
+        keep(self, "_strategy", strategy)
+        keep(self, "_kernel", kernel)
+        keep(self, "_hooks", _own_hooks(hook_manager, hooks))
+        keep(self, "_grants", frozenset(grants) if grants else _NONE)
+        keep(self, "_name", name)
+        keep(self, "_agent_id", agent_id)
+        keep(self, "_description", description)
+        keep(self, "_plan", None)
+        keep(self, "_session_id", "")
+        keep(self, "_metadata", _EMPTY)
+        for each in self._tools:
+            if not isinstance(each, str) and not hasattr(each, "spec"):
+                raise undeclared(each)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"agents do not change: {name!r} cannot be set; make another agent, or use bind()"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._name or self.signature.__name__
+
+    @property
+    def agent_id(self) -> str:
+        """Its identity across restarts."""
+        return self._agent_id or self.name
+
+    @property
+    def description(self) -> str:
+        """What it does, in a sentence."""
+        return self._description or self.signature.instructions.strip().partition("\n")[0]
+
+    def bind(
+        self,
+        *,
+        session_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **config: Any,
+    ) -> BaseAgent:
+        """Return the same agent with something different for the runs made through it.
+
+        Args:
+            session_id: What the runs are grouped by.
+            metadata: What is kept with the runs; added to what there is.
+            config: Fields of the configuration, stronger than the agent's own.
+        """
+        bound = object.__new__(type(self))
+        for name in _SLOTS:
+            object.__setattr__(bound, name, getattr(self, name))
+        if session_id is not None:
+            object.__setattr__(bound, "_session_id", session_id)
+        if metadata:
+            object.__setattr__(bound, "_metadata", {**self._metadata, **metadata})
+        if config:
+            own = {
+                each: getattr(self.config, each) for each in self.config.model_fields_set
+            }
+            unknown = set(config) - set(AgentConfig.model_fields)
+            if unknown:
+                raise TypeError(f"bind() got unknown fields: {', '.join(sorted(unknown))}")
+            object.__setattr__(bound, "config", AgentConfig.extract({**own, **config}))
+            object.__setattr__(bound, "_plan", None)
+        return bound
+
+    async def run(self, /, **inputs: Any) -> Result:
+        """Run the agent on inputs and return its outputs.
+
+        Inside another run, as in a tool, the new run becomes a child of it.
+
+        Raises:
+            InputError: An input is missing, unknown or of the wrong type.
+            OutputError: The model's reply does not fit, also after it was sent back.
+            ModelError: The provider cannot answer.
+            ConvergenceError: The run used up its cycles.
+            AgentTimeoutError: It took longer than `timeout`.
+            AgentInterrupted: It was asked to stop.
+        """
+        plan = self._plan
+        if (
+            plan is None
+            or plan.version != self._version(plan.kernel)
+            or not plan.kernel.running
+        ):
+            plan = await self._prepare()
+        return await _loop.execute(
+            self._start(plan, plan.signature.validate_inputs(inputs))
+        )
+
+    def run_sync(self, /, **inputs: Any) -> Result:
+        """Run the agent from code that is not async, also where an event loop is running.
+
+        The same as `run`, which see. Meant for scripts and notebooks.
+        """
+        return run_agent_sync(self._kernel, lambda: self.run(**inputs))
+
+    def stream(self, /, **inputs: Any) -> RunStream:
+        """Run the agent and follow what it does.
+
+            async with agent.stream(question="…") as run:
+                async for event in run:
+                    ...
+                result = await run.wait()
+
+        Leaving the block before the run has ended cancels it.
+        """
+        return RunStream(self, inputs)
+
+    async def discover_tools(
+        self, *, category: str | None = None, safe_only: bool = False
+    ) -> tuple[ToolSpec, ...]:
+        """Return what is known of the agent's tools.
+
+        Args:
+            category: Only those filed under it.
+            safe_only: Only those that run without a grant.
+        """
+        plan = await self._prepared()
+        found = select(tuple(plan.tools.values()), category=category, safe_only=safe_only)
+        return tuple(each.spec for each in found)
+
+    async def execute_tool(
+        self, name: str, params: Mapping[str, Any] | None = None
+    ) -> ToolResult:
+        """Call one of the agent's tools, through all hooks, as if a model had asked for it.
+
+        Returns:
+            The result; a failure or a refusal is a result too, with `success` false.
+        """
+        results = await self.execute_tool_chain(
+            [{"tool_name": name, "params": params or {}}]
+        )
+        return results[0]
+
+    async def execute_tool_chain(
+        self, calls: Sequence[Mapping[str, Any]]
+    ) -> tuple[ToolResult, ...]:
+        """Call tools one after the other, up to the first that fails.
+
+        Args:
+            calls: For each, its `tool_name` and `params`.
+
+        Returns:
+            The results of those that were called; the last one may be the failure.
+        """
+        plan = await self._prepared()
+        pairs = [_chain_link(each) for each in calls]
+        run = running()
+        if run is not None and run.agent is self and not run.ended:
+            return await _call_in_order(run, pairs)
+        run = self._start(plan, {})
+        return await _loop.execute_calls(run, lambda: _call_in_order(run, pairs))
+
+    def to_a2a_card(self) -> dict[str, Any]:
+        """Return what the Agent2Agent protocol (1.0) says of an agent, without addresses."""
+        inputs = ", ".join(self.signature.input_fields)
+        outputs = ", ".join(self.signature.output_fields)
+        return {
+            "name": self.name,
+            "description": self.description or f"From {inputs} to {outputs}",
+            "version": "1.0.0",
+            "supportedInterfaces": [],
+            "capabilities": {"streaming": True, "pushNotifications": False},
+            "defaultInputModes": ["application/json", "text/plain"],
+            "defaultOutputModes": ["application/json", "text/plain"],
+            "skills": [
+                {
+                    "id": self.agent_id,
+                    "name": self.name,
+                    "description": self.description or f"From {inputs} to {outputs}",
+                    "tags": sorted(
+                        {*self.signature.input_fields, *self.signature.output_fields}
+                    ),
+                }
+            ],
+        }
+
+    def _start(self, plan: Plan, inputs: dict[str, Any]) -> Run:
+        parent = running()
+        if parent is not None and parent.ended:
+            parent = None
+        run = Run(
+            run_id=token_hex(16),
+            agent=self,
+            plan=plan,
+            inputs=inputs,
+            parent=parent,
+            session_id=self._session_id or (parent.session_id if parent else ""),
+            metadata=self._metadata,
+        )
+        if parent is not None:
+            if run.depth > MAX_DEPTH:
+                raise RunError(
+                    f"a run of agent {self.agent_id!r}",
+                    f"would lie {run.depth} runs deep",
+                    f"At most {MAX_DEPTH} runs may lie inside one another.",
+                )
+            parent._join(run)
+        return run
+
+    def _version(self, kernel: Kernel) -> int:
+        own = self._hooks
+        return kernel.hooks.version if own is None else kernel.hooks.version + own.version
+
+    async def _prepared(self) -> Plan:
+        plan = self._plan
+        if (
+            plan is None
+            or plan.version != self._version(plan.kernel)
+            or not plan.kernel.running
+        ):
+            plan = await self._prepare()
+        return plan
+
+    async def _prepare(self) -> Plan:
+        """Work out once what every run needs, and tell the observers of `agent_init`."""
+        kernel = self._kernel or await default_kernel()
+        kernel.require_running()
+        first = self._plan is None or self._plan.kernel is not kernel
+        if not self._agent_id:
+            object.__setattr__(self, "_agent_id", kernel.default_agent_id(self.name))
+        managers = _managers(kernel, self._hooks)
+        config = self.config.over(kernel.config.agent_defaults)
+        metadata: dict[str, Any] = {}
+        if first:
+            event = self._init_event(config, metadata)
+            await notify(observers("pre_agent_init", managers), event)
+        try:
+            plan = await self._plan_for(kernel, config)
+        except Exception as error:
+            event = self._init_event(config, metadata, error=error)
+            await notify(observers("post_agent_init", managers), event)
+            raise
+        object.__setattr__(self, "_plan", plan)
+        if first:
+            event = self._init_event(config, metadata)
+            await notify(observers("post_agent_init", managers), event)
+        return plan
+
+    async def _plan_for(self, kernel: Kernel, config: AgentConfig) -> Plan:
+        refuse_idle_switches(config, kernel.serves, f"agent {self.name!r}")
+        version = self._version(kernel)
+        managers = _managers(kernel, self._hooks)
+        provider_name = _provider_name(self, kernel, config)
+        provider = await kernel.get(Provider, provider_name)  # type: ignore[type-abstract]
+        store = None
+        if kernel.config.checkpoint_store:
+            store = await kernel.get(CheckpointStore, kernel.config.checkpoint_store)  # type: ignore[type-abstract]
+        tools = await self._resolve_tools(kernel)
+        strategy = await self._resolve_strategy(kernel, bool(tools))
+        signature = SignatureCompiler().compile(self.signature)
+        profile = provider.describe(config.model)
+        native = profile.structured_output and config.strict_outputs
+        prompt = signature.system_prompt if native else signature.prompted_system_prompt
+        offered = () if isinstance(strategy, SingleShot) else tools.values()
+        return Plan(
+            version=version,
+            kernel=kernel,
+            config=config,
+            signature=signature,
+            provider=provider,
+            provider_name=provider_name,
+            profile=profile,
+            strategy=strategy,
+            store=store,
+            tools=tools,
+            specs=tuple(each.spec for each in offered),
+            output=_output_spec(signature, strict=native),
+            settings=config.model_settings,
+            opening=(Message(role="system", content=prompt, origin="signature"),),
+            grants=self._grants,
+            agent_loop=compile_operation(
+                "agent_loop", _loop.agent_loop, managers, _maker(AgentLoopEvent)
+            ),
+            cycle=compile_operation("cycle", _loop.cycle, managers, _maker(CycleEvent)),
+            model_call=compile_operation(
+                "model_call", _loop.model_call, managers, _maker(ModelCallEvent)
+            ),
+            tool_call=compile_operation(
+                "tool_call", _loop.tool_call, managers, _maker(ToolCallEvent)
+            ),
+            checkpoint_save=compile_operation(
+                "checkpoint_save", _loop.checkpoint_save, managers, _maker(CheckpointEvent)
+            ),
+            pre_interrupt=observers("pre_interrupt", managers),
+            post_interrupt=observers("post_interrupt", managers),
+        )
+
+    async def _resolve_tools(self, kernel: Kernel) -> dict[str, Tool]:
+        wanted: Iterable[Tool | str] = self._tools
+        offered: dict[str, Tool] = {}
+        if self._tools == "all" or any(isinstance(each, str) for each in self._tools):
+            offered = await _sources_tools(kernel)
+        if self._tools == "all":
+            wanted = (*kernel.registry.names(Tool), *offered)
+        resolved: dict[str, Tool] = {}
+        for each in wanted:
+            if not isinstance(each, str):
+                found = each
+            elif each in offered:
+                found = offered[each]
+            else:
+                found = await kernel.get(Tool, each)  # type: ignore[type-abstract]
+            name = found.spec.name
+            if name in resolved and resolved[name] is not found:
+                raise AgentCreationError(
+                    f"agent {self.name!r}",
+                    f"was given two tools named {name!r}",
+                    "Give one of them another `name`.",
+                )
+            resolved[name] = found
+        return resolved
+
+    async def _resolve_strategy(self, kernel: Kernel, has_tools: bool) -> Strategy:
+        strategy = self._strategy
+        if strategy is None:
+            return _MULTI_CYCLE if has_tools else _SINGLE_SHOT
+        if not isinstance(strategy, str):
+            return strategy
+        if strategy == "single_shot":
+            return _SINGLE_SHOT
+        if strategy == "multi_cycle":
+            return _MULTI_CYCLE
+        return await kernel.get(Strategy, strategy)  # type: ignore[type-abstract]
+
+    def _init_event(
+        self,
+        config: AgentConfig,
+        metadata: dict[str, Any],
+        *,
+        error: BaseException | None = None,
+    ) -> AgentInitEvent:
+        return AgentInitEvent(
+            agent_id=self.agent_id,
+            run_id="",
+            trace_id="",
+            timestamp=time(),
+            metadata=metadata,
+            error=error,
+            config=config,
+            signature=self.signature,
+        )
+
+
+class RunStream(AbstractAsyncContextManager[Run]):
+    """A run under way, for the time of an `async with` block; see `BaseAgent.stream`."""
+
+    def __init__(self, agent: BaseAgent, inputs: dict[str, Any]) -> None:
+        self._agent = agent
+        self._inputs = inputs
+        self._run: Run | None = None
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> Run:
+        plan = await self._agent._prepared()
+        run = self._agent._start(plan, plan.signature.validate_inputs(self._inputs))
+        self._run = run
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._execute, run)
+        return run
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _execute(self, run: Run) -> None:
+        try:
+            await _loop.execute(run)
+        except Exception:  # noqa: BLE001 - kept as run.error, raised to who iterates or waits
+            return
+
+
+_NONE: frozenset[str] = frozenset()
+_EMPTY: Mapping[str, Any] = {}
+_SLOTS = tuple(name for name in BaseAgent.__slots__ if name != "__weakref__")
+
+
+def _signature(
+    agent: BaseAgent, source: type[Signature] | Signature | str | None
+) -> type[Signature]:
+    if isinstance(source, type) and issubclass(source, Signature):
+        return source
+    if source is None:
+        source = getattr(type(agent), "default_signature", None)
+    if source is None:
+        raise AgentCreationError(
+            "an agent",
+            "was given no signature",
+            'Pass one, such as signature="question -> answer".',
+        )
+    return SignatureParser().parse(source)
+
+
+def _own_hooks(manager: HookManager | None, hooks: Sequence[object]) -> HookManager | None:
+    if not hooks:
+        return manager
+    own = manager or HookManager()
+    for rank, each in enumerate(hooks):
+        own.add(each, rank=rank)
+    return own
+
+
+def _managers(kernel: Kernel, own: HookManager | None) -> tuple[HookManager, ...]:
+    return (kernel.hooks,) if own is None else (kernel.hooks, own)
+
+
+def _provider_name(agent: BaseAgent, kernel: Kernel, config: AgentConfig) -> str:
+    name = config.llm_provider or kernel.config.default_provider
+    if name:
+        return name
+    known = kernel.registry.names(Provider)
+    raise ConfigurationError(
+        f"agent {agent.name!r}",
+        "names no provider, and the kernel has no default",
+        "Set `llm_provider` in its config or KAIZEN_DEFAULT_PROVIDER; "
+        f"known: {', '.join(known) or 'none'}.",
+    )
+
+
+async def _sources_tools(kernel: Kernel) -> dict[str, Tool]:
+    """Return the tools of every tool source, by name."""
+    found: dict[str, Tool] = {}
+    for name in kernel.registry.names(ToolSource):
+        source = await kernel.get(ToolSource, name)  # type: ignore[type-abstract]
+        for each in await source.tools():
+            found.setdefault(each.spec.name, each)
+    return found
+
+
+def _output_spec(signature: Any, *, strict: bool) -> OutputSpec | None:
+    if signature.plain_text:
+        return None
+    schema = signature.output_schema if strict else signature.legacy_output_schema
+    return OutputSpec(name=signature.name, schema=schema, strict=strict)
+
+
+def _maker(kind: Any) -> MakeEvent:
+    """Return what makes an event of one kind for the current run."""
+
+    def make(*, metadata: dict[str, Any], **fields: Any) -> Event:
+        run = running()
+        assert run is not None
+        if not metadata:
+            metadata.update(run.metadata)
+        event: Event = kind(
+            agent_id=run.agent.agent_id,
+            run_id=run.id,
+            trace_id=run.trace_id,
+            timestamp=time(),
+            metadata=metadata,
+            **fields,
+        )
+        return event
+
+    return make
+
+
+def _chain_link(call: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    try:
+        return call["tool_name"], call.get("params") or {}
+    except (KeyError, TypeError, AttributeError):
+        raise TypeError(
+            "each call is a mapping such as {'tool_name': 'read_file', 'params': {…}}"
+        ) from None
+
+
+async def _call_in_order(
+    run: Run, pairs: Sequence[tuple[str, Mapping[str, Any]]]
+) -> tuple[ToolResult, ...]:
+    results: list[ToolResult] = []
+    for name, params in pairs:
+        call_id = f"direct_{run.state.tool_calls + 1}"
+        result = await _loop.call_tool(run, name, params, call_id=call_id, cycle=0)
+        results.append(result)
+        if not result.success:
+            break
+    return tuple(results)

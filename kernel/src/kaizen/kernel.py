@@ -1,0 +1,513 @@
+"""The kernel: starts plugins, opens what they offer, and stops them again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from inspect import isawaitable, isroutine
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import EventLoopToken, current_token
+
+from kaizen import _discovery
+from kaizen._discovery import Candidate
+from kaizen.config import (
+    KaizenConfig,
+    PluginSettings,
+    Sources,
+    read_config,
+    refuse_idle_switches,
+)
+from kaizen.errors import (
+    ConfigurationError,
+    HookRegistrationError,
+    InitializationError,
+    KaizenError,
+    PluginError,
+    UnknownNameError,
+)
+from kaizen.hooks import HookManager
+from kaizen.registry import Registry
+
+if TYPE_CHECKING:
+    from kaizen.agent import BaseAgent
+    from kaizen.signatures import Signature
+
+__all__ = ["AgentManager", "Kernel", "PluginInfo"]
+
+Port = TypeVar("Port")
+
+CONFIG_FILE = "kaizen.toml"
+CLOSE_TIMEOUT_S = 10.0
+_LOG = logging.getLogger("kaizen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginInfo:
+    """What became of a plugin.
+
+    Attributes:
+        distribution: What brings it, or `""` if it was given in code.
+        status: `enabled`; `disabled`, since it was not asked for; or `failed`.
+        error: Why it failed.
+        plugin: The plugin itself, while it is enabled.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    status: Literal["enabled", "disabled", "failed"]
+    error: PluginError | None = None
+    plugin: Any = None
+
+
+class Kernel:
+    """Runs plugins and agents for the time of an `async with` block.
+
+        async with Kernel() as kernel:
+            agent = BaseAgent(signature="question -> answer", kernel=kernel)
+
+    Several kernels in one process share nothing. A kernel may be started again after it
+    was stopped.
+
+    Args:
+        plugins: What to enable, in order: names of installed plugins, classes, or objects.
+            By default all that is installed.
+        discover: Whether installed plugins are found by themselves.
+        settings: Settings by plugin; stronger than the environment and the file.
+        config: The fields of `KaizenConfig`; stronger than the environment and the file.
+        config_file: The configuration file. By default the one that `KAIZEN_CONFIG` names,
+            else `kaizen.toml` in the working directory if there is one; `False` for none.
+        on_plugin_error: Whether a plugin that fails stops the kernel or is left out whole.
+        environ: The environment; by default that of the process.
+
+    Attributes:
+        hooks: The hooks of this kernel; plugins may come and go while it runs.
+        registry: What is offered.
+        plugins: What became of each plugin.
+    """
+
+    def __init__(
+        self,
+        *,
+        plugins: Sequence[str | object] | None = None,
+        discover: bool = True,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        config: KaizenConfig | Mapping[str, Any] | None = None,
+        config_file: str | Path | Literal[False] | None = None,
+        on_plugin_error: Literal["raise", "skip"] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._wanted = plugins
+        self._discover = discover
+        self._settings = settings or {}
+        self._given_config = config
+        self._config_file = config_file
+        self._on_plugin_error = on_plugin_error
+        self._environ = environ
+        self._stack: AsyncExitStack | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.config = KaizenConfig()
+        self.hooks = HookManager()
+        self.registry = Registry()
+        self.plugins: tuple[PluginInfo, ...] = ()
+        self.agents = AgentManager(self)
+        self.serves: frozenset[str] = frozenset()
+        self._token: EventLoopToken | None = None
+        self._tasks: TaskGroup | None = None
+        self._opened: dict[tuple[type[Any], str], Any] = {}
+        self._locks: dict[tuple[type[Any], str], anyio.Lock] = {}
+        self._hosts: list[_Host] = []
+        self._agent_names: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "not running"
+        return f"<Kernel {state}, {len(self.plugins)} plugins>"
+
+    @property
+    def running(self) -> bool:
+        """Whether the kernel has started and not stopped."""
+        return self._token is not None
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise InitializationError(
+                "the kernel", "is running already", "Start each kernel once at a time."
+            )
+        self._reset()
+        async with AsyncExitStack() as stack:
+            sources = self._sources()
+            self.config = self._configure(sources)
+            self.hooks.timeout_s = self.config.hook_timeout
+            self._tasks = await anyio.create_task_group().__aenter__()
+            stack.push_async_callback(self._leave_tasks, self._tasks)
+            self._token = current_token()
+            stack.callback(self._stopped)
+            await self._start_plugins(sources, stack)
+            stack.push_async_callback(self._close_opened)
+            refuse_idle_switches(self.config, self.serves, "the kernel's config")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.__aexit__(kind, error, trace)
+
+    async def get(self, port: type[Port], name: str) -> Port:
+        """Open an implementation of a port and return it.
+
+        It is opened once per kernel, in a task of its own that also closes it, whoever
+        asked first.
+
+        Raises:
+            UnknownNameError: Nobody offers it; lists the known names.
+            InitializationError: The kernel is not running.
+        """
+        key = (port, name)
+        if key in self._opened:
+            return cast(Port, self._opened[key])
+        offer = self.registry.find(port, name)
+        if self._tasks is None:
+            raise self._not_running()
+        async with self._locks.setdefault(key, anyio.Lock()):
+            if key not in self._opened:
+                self._opened[key] = await self._open(offer.factory)
+        return cast(Port, self._opened[key])
+
+    def agent(
+        self,
+        name: str,
+        config: object = None,
+        *,
+        signature: type[Signature] | Signature | str,
+        **options: Any,
+    ) -> BaseAgent:
+        """Make an agent of this kernel and keep it under a name.
+
+        Args:
+            name: Its name and its id.
+            config: An `AgentConfig`, or what it can be read from.
+            signature: What it takes and gives.
+            options: As for `BaseAgent`.
+
+        Raises:
+            ConfigurationError: The name is taken.
+        """
+        from kaizen.agent import BaseAgent  # noqa: PLC0415 - the one import upwards
+
+        agent = BaseAgent(
+            config=config,
+            signature=signature,
+            kernel=self,
+            name=name,
+            agent_id=name,
+            **options,
+        )
+        self.agents._add(name, agent)
+        return agent
+
+    def default_agent_id(self, name: str) -> str:
+        """Return an id for an agent that was given none: its name, numbered from the second.
+
+        The same program gives its agents the same ids each time it starts.
+        """
+        count = self._agent_names.get(name, 0) + 1
+        self._agent_names[name] = count
+        return name if count == 1 else f"{name}-{count}"
+
+    def require_running(self) -> None:
+        """Raise unless the kernel is running."""
+        if self._token is None:
+            raise self._not_running()
+
+    def _not_running(self) -> InitializationError:
+        return InitializationError(
+            "the kernel",
+            "is not running",
+            "Use it inside `async with Kernel() as kernel:`.",
+        )
+
+    def _sources(self) -> Sources:
+        environ = os.environ if self._environ is None else self._environ
+        path: str | Path | None = None
+        if self._config_file is not False:
+            named = self._config_file or environ.get("KAIZEN_CONFIG")
+            path = named or (CONFIG_FILE if Path(CONFIG_FILE).is_file() else None)
+        contents = read_config(Path(path)) if path else {}
+        return Sources(
+            code=self._settings,
+            environ=environ,
+            file=contents,
+            path=str(path or CONFIG_FILE),
+        )
+
+    def _configure(self, sources: Sources) -> KaizenConfig:
+        unknown = set(sources.file) - {"kaizen", "plugins"}
+        if unknown:
+            raise ConfigurationError(
+                f"{sources.path}: {', '.join(sorted(unknown))}",
+                "is unknown",
+                "There are the tables [kaizen] and [plugins.<name>].",
+            )
+        config = self._given_config
+        if isinstance(config, KaizenConfig):
+            config = {name: getattr(config, name) for name in config.model_fields_set}
+        configured = sources.kernel(config or {})
+        if configured.log_level is not None:
+            _LOG.setLevel(configured.log_level)
+        return configured
+
+    async def _start_plugins(self, sources: Sources, stack: AsyncExitStack) -> None:
+        found = _discovery.discover() if self._discover else []
+        wanted = self.config.plugins if self._wanted is None else self._wanted
+        chosen = _discovery.candidates(found, wanted, sources.file.get("plugins", {}))
+        self._refuse_unknown_tables(sources, found, chosen)
+        mode = self._on_plugin_error or (
+            "raise" if self.config.error_handling == "strict" else "skip"
+        )
+        made: list[tuple[Candidate, Any]] = []
+        infos: dict[str, PluginInfo] = {}
+        for candidate in chosen:
+            try:
+                plugin = _construct(candidate, sources)
+                specs = getattr(plugin, "hookspecs", None)
+                if specs is not None:
+                    self.hooks.add_specs(specs)
+                made.append((candidate, plugin))
+            except PluginError as error:
+                infos[candidate.name] = _skip(candidate, error, mode)
+        for rank, (candidate, plugin) in enumerate(made):
+            try:
+                await stack.enter_async_context(self._started(candidate, plugin, rank))
+                infos[candidate.name] = _info(candidate, "enabled", plugin=plugin)
+                self.serves |= frozenset(getattr(plugin, "serves", ()))
+            except PluginError as error:
+                infos[candidate.name] = _skip(candidate, error, mode)
+        for candidate in found:
+            infos.setdefault(candidate.name, _info(candidate, "disabled"))
+        self.plugins = tuple(infos.values())
+
+    def _refuse_unknown_tables(
+        self, sources: Sources, found: Sequence[Candidate], chosen: Sequence[Candidate]
+    ) -> None:
+        """Refuse settings given in code for plugins that there are not."""
+        known = {each.name for each in (*found, *chosen)}
+        for name in self._settings:
+            if name not in known:
+                raise UnknownNameError("plugin", name, known)
+        for name in sources.file.get("plugins", {}):
+            if name not in known:
+                _LOG.warning(
+                    "%s: [plugins.%s] is for no installed plugin", sources.path, name
+                )
+
+    @asynccontextmanager
+    async def _started(
+        self, candidate: Candidate, plugin: Any, rank: int
+    ) -> AsyncIterator[None]:
+        """Keep one plugin at work; undo all of it at the end, or if it fails to start."""
+        async with AsyncExitStack() as stack:
+            try:
+                lifespan = getattr(plugin, "lifespan", None)
+                if lifespan is not None:
+                    await stack.enter_async_context(lifespan(self))
+                self.hooks.add(plugin, name=candidate.name, rank=rank)
+                stack.callback(self.hooks.remove, candidate.name)
+                stack.callback(self.registry.remove_plugin, candidate.name)
+                self._contribute(candidate, plugin)
+            except PluginError:
+                raise
+            except HookRegistrationError as error:
+                raise candidate.error(error.problem, error.remedy) from error
+            except Exception as error:
+                raise candidate.error(
+                    f"could not start: {type(error).__name__}: {error}",
+                    "Correct its settings, or leave it out of `plugins`.",
+                ) from error
+            yield
+
+    def _contribute(self, candidate: Candidate, plugin: Any) -> None:
+        contribute = getattr(plugin, "contribute", None)
+        if contribute is not None and hasattr(contribute, "kaizen_impl"):
+            contribute(_PluginRegistry(self.registry, candidate.name))
+
+    async def _open(self, factory: Any) -> Any:
+        made = factory() if _is_factory(factory) else factory
+        if isawaitable(made):
+            made = await made
+        if not isinstance(made, AbstractAsyncContextManager):
+            return made
+        assert self._tasks is not None
+        host = _Host(made)
+        value = await self._tasks.start(host.run)
+        self._hosts.append(host)
+        return value
+
+    async def _close_opened(self) -> None:
+        with anyio.CancelScope(
+            shield=True, deadline=anyio.current_time() + CLOSE_TIMEOUT_S
+        ):
+            for host in reversed(self._hosts):
+                await host.close()
+        self._opened.clear()
+
+    async def _leave_tasks(self, tasks: TaskGroup) -> None:
+        """Leave the task group without wrapping the error that passes by."""
+        self._tasks = None
+        tasks.cancel_scope.cancel()
+        await tasks.__aexit__(None, None, None)
+
+    def _stopped(self) -> None:
+        self._token = None
+
+
+class AgentManager:
+    """The agents that a kernel keeps by name."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._agents: dict[str, BaseAgent] = {}
+
+    def get_agent(self, name: str) -> BaseAgent:
+        """Return an agent.
+
+        Raises:
+            UnknownNameError: There is none of that name; lists those that there are.
+        """
+        try:
+            return self._agents[name]
+        except KeyError:
+            raise UnknownNameError("agent", name, self._agents) from None
+
+    def list_agents(self) -> tuple[str, ...]:
+        """Return the names, in the order in which the agents were made."""
+        return tuple(self._agents)
+
+    def _add(self, name: str, agent: BaseAgent) -> None:
+        if name in self._agents:
+            raise ConfigurationError(
+                f"agent {name!r}", "exists already", "Choose another name."
+            )
+        self._agents[name] = agent
+
+
+class _Host:
+    """Holds one opened implementation: opens and closes it in one task."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+        self._manager = manager
+        self._closing = anyio.Event()
+        self._closed = anyio.Event()
+
+    async def run(self, *, task_status: TaskStatus[Any]) -> None:
+        opened = False
+        try:
+            async with self._manager as value:
+                opened = True
+                task_status.started(value)
+                await self._closing.wait()
+        except Exception:
+            if not opened:
+                raise
+            _LOG.exception("an implementation failed while it was closed")
+        finally:
+            self._closed.set()
+
+    async def close(self) -> None:
+        self._closing.set()
+        await self._closed.wait()
+
+
+class _PluginRegistry(Registry):
+    """The registry as one plugin sees it: what it adds bears its name."""
+
+    def __init__(self, registry: Registry, plugin: str) -> None:
+        self._registry = registry
+        self._plugin = plugin
+        self._offers = registry._offers
+
+    def add(
+        self,
+        port: type[Any],
+        name: str,
+        factory: Any,
+        *,
+        description: str = "",
+        plugin: str = "",
+    ) -> None:
+        self._registry.add(
+            port, name, factory, description=description, plugin=plugin or self._plugin
+        )
+
+
+def _construct(candidate: Candidate, sources: Sources) -> Any:
+    """Return the plugin, made with its settings.
+
+    Raises:
+        PluginError: Its import, its settings or its constructor failed.
+    """
+    loaded = candidate.load()
+    if not isinstance(loaded, type):
+        return loaded
+    settings_type = getattr(loaded, "Settings", None)
+    try:
+        if settings_type is None:
+            return loaded()
+        settings = sources.plugin(candidate.name, cast(type[PluginSettings], settings_type))
+        return loaded(settings)
+    except ConfigurationError as error:
+        raise candidate.error(f"has settings that do not fit: {error}") from error
+    except KaizenError as error:
+        raise candidate.error(f"could not be made: {error}") from error
+    except Exception as error:
+        raise candidate.error(
+            f"could not be made: {type(error).__name__}: {error}",
+            "Correct its settings, or leave it out of `plugins`.",
+        ) from error
+
+
+def _skip(
+    candidate: Candidate, error: PluginError, mode: Literal["raise", "skip"]
+) -> PluginInfo:
+    if mode == "raise":
+        raise error
+    _LOG.warning("%s It was left out.", error)
+    return _info(candidate, "failed", error=error)
+
+
+def _info(
+    candidate: Candidate,
+    status: Literal["enabled", "disabled", "failed"],
+    *,
+    error: PluginError | None = None,
+    plugin: Any = None,
+) -> PluginInfo:
+    return PluginInfo(
+        name=candidate.name,
+        distribution=candidate.distribution,
+        version=candidate.version,
+        status=status,
+        error=error,
+        plugin=plugin,
+    )
+
+
+def _is_factory(factory: Any) -> bool:
+    """Whether an offer has to be called: a class or a function, not an implementation."""
+    return isinstance(factory, type | partial) or isroutine(factory)
