@@ -1,8 +1,8 @@
-"""Pictures, recordings and documents as values of a signature's fields.
+r"""Pictures, recordings and documents as values of a signature's fields.
 
     photo: Image = InputField(desc="What to describe")
 
-    Image("photo.png")   Image(Path("photo.png"))   Image(b"\\x89PNG...")
+    Image("photo.png")   Image(Path("photo.png"))   Image(b"\x89PNG...")
     Image("https://example.org/photo.png")   Image("data:image/png;base64,...")
 
 A field of such a type takes the same things without the constructor. Making a value
@@ -266,7 +266,7 @@ class Media:
         optional = {"anyOf": [{"type": "string"}, {"type": "null"}]}
         return {
             "title": cls.__name__,
-            "description": "Exactly one of path, url and data (base64) is given.",
+            "description": "Only one of its sources is given; data is base64.",
             "type": "object",
             "contentMediaType": f"{kinds[0]}/*" if len(kinds) == 1 else "*/*",
             "properties": {
@@ -459,7 +459,7 @@ def _describe_url(
 def _describe_path(
     kind: MediaKind, path: str | Path, media_type: str | None
 ) -> tuple[dict[str, Any], str]:
-    if not os.path.isfile(path):  # also False for what can be no path at all
+    if not os.path.isfile(path):  # noqa: PTH113  # False too for what can be no path
         raise _no_file(kind, path)
     chosen = media_type or _guess(Path(path))
     if chosen is None:
@@ -480,7 +480,7 @@ def _no_file(kind: MediaKind, path: str | Path) -> _Refused:
         )
     return _Refused(
         kind,
-        "is not a file that exists; pass the path of a file, bytes, an https URL or a data URL",
+        "is not a file that exists; pass the path of one, bytes, an https or a data URL",
         _shown(path),
     )
 

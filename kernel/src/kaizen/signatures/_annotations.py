@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import json
 import re
 import sys
 import types
 import typing
 from enum import Enum
-from inspect import CO_NEWLOCALS
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def own_annotations(cls: type) -> dict[str, Any]:
         import annotationlib
 
         return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
-    found: dict[str, Any] = cls.__dict__.get("__annotations__", {})
-    return dict(found)
+    return inspect.get_annotations(cls)
 
 
 def is_class_variable(annotation: Any) -> bool:
@@ -66,7 +65,7 @@ def names_around(frame: FrameType | None, module: str) -> dict[str, Any]:
         if frame.f_locals is frame.f_globals:
             break
         found = {**frame.f_locals, **found}
-        if frame.f_code.co_flags & CO_NEWLOCALS:
+        if frame.f_code.co_flags & inspect.CO_NEWLOCALS:
             break  # a function; what is below belongs to its caller
         frame = frame.f_back
     return found

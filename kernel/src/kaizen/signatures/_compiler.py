@@ -18,8 +18,15 @@ from kaizen.signatures._prompts import (
     system_prompt,
     with_schema,
 )
-from kaizen.signatures._replies import MAX_REPLY, ReplyProblem, check_json, one_object
+from kaizen.signatures._replies import (
+    MAX_REPLY,
+    ReplyProblem,
+    check_json,
+    count_names,
+    one_object,
+)
 from kaizen.signatures._schema import (
+    has_mappings,
     is_flat,
     pairs_to_mappings,
     plain_schema,
@@ -69,6 +76,7 @@ class CompiledSignature:
     """
 
     __slots__ = (
+        "_has_mappings",
         "_input_adapter",
         "_input_fields",
         "_input_names",
@@ -128,6 +136,7 @@ class CompiledSignature:
         self._text_output = _only_text(fields)
         self.plain_text: bool = self._text_output is not None
         required = sum(field.required for field in fields.values())
+        self._has_mappings = has_mappings(plain)
         self._sure_colons = required if is_flat(plain) else -1
 
     def _write_prompts(self) -> None:
@@ -194,10 +203,12 @@ class CompiledSignature:
             return self._parse_text(text)
         try:
             values = self._validate_json(text, context=NO_LOCAL_FILES)
-        except ValidationError:
-            return self._parse_slowly(text)
+        except ValidationError as error:
+            return self._parse_slowly(text, error)
         # As many colons as names: no name occurs twice, and nothing else can be wrong.
         if text.count(":") == self._sure_colons:
+            return values
+        if count_names(text) == self._sure_colons:
             return values
         return self._checked(values, text)
 
@@ -222,31 +233,38 @@ class CompiledSignature:
         try:
             check_json(text)
         except ReplyProblem as problem:
-            lines = (str(problem),)
+            lines = problem.args
         else:
             return values
         raise self._output_error(lines, text)
 
-    def _parse_slowly(self, text: str) -> dict[str, Any]:
+    def _parse_slowly(self, text: str, error: ValidationError) -> dict[str, Any]:
         try:
-            document = one_object(text)
-            data = check_json(document)
-            return self._validate_document(document, data)
+            if not _is_no_json(error):
+                return self._mend(text, error)
+            return self._parse_part(one_object(text))
         except ReplyProblem as problem:
-            lines: tuple[str, ...] = (str(problem),)
-        except ValidationError as error:
-            lines = self._reply_problems(error)
+            lines = problem.args
         raise self._output_error(lines, text)
 
-    def _validate_document(self, document: str, data: Any) -> dict[str, Any]:
+    def _parse_part(self, document: str) -> dict[str, Any]:
         try:
-            return self._validate_json(document, context=NO_LOCAL_FILES)
-        except ValidationError:
+            values = self._validate_json(document, context=NO_LOCAL_FILES)
+        except ValidationError as error:
+            return self._mend(document, error)
+        check_json(document)
+        return values
+
+    def _mend(self, document: str, error: ValidationError) -> dict[str, Any]:
+        """Try again with mappings where the strict schema made the model write pairs."""
+        if self._has_mappings:
             plain = self.legacy_output_schema
-            restored = pairs_to_mappings(data, plain, plain)
-            if restored == data:
-                raise
-        return self._validate_json(json.dumps(restored), context=NO_LOCAL_FILES)
+            restored = pairs_to_mappings(check_json(document), plain, plain)
+            try:
+                return self._validate_json(json.dumps(restored), context=NO_LOCAL_FILES)
+            except ValidationError as second:
+                error = second
+        raise ReplyProblem(*self._reply_problems(error))
 
     def _reply_problems(self, error: ValidationError) -> tuple[str, ...]:
         return reply_problems(error, self.signature.output_fields, self._output_names)
@@ -270,6 +288,13 @@ class CompiledSignature:
 
     def _output_error(self, lines: tuple[str, ...], reply: str) -> OutputError:
         return OutputError(f"signature {self.name!r}", lines, reply)
+
+
+def _is_no_json(error: ValidationError) -> bool:
+    if error.error_count() != 1:
+        return False
+    (detail,) = error.errors(include_url=False, include_input=False, include_context=False)
+    return detail["type"] in ("json_invalid", "string_unicode")
 
 
 def _only_text(fields: Mapping[str, SignatureField]) -> str | None:

@@ -11,13 +11,15 @@ import uuid
 from collections.abc import Mapping
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any, Final, ForwardRef, Literal, NoReturn, Union
+from types import GenericAlias
+from typing import Any, Final, ForwardRef, Literal, NoReturn, Union
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
 
 from kaizen.errors import SignatureError
 from kaizen.media import Audio, Document, Image, Media
+from kaizen.signatures._annotations import with_metadata
 from kaizen.signatures._fields import MISSING, FieldMarker, Role
 
 MAX_NODES: Final = 5000
@@ -38,6 +40,12 @@ _MEDIA: Final[Mapping[str, type[Media]]] = {
     "audio/*": Audio,
     "document/*": Document,
     "*/*": Media,
+}
+_SCALARS: Final[Mapping[str, Any]] = {
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "null": None,
 }
 _NUMBER: Final[Mapping[str, str]] = {
     "minimum": "ge",
@@ -141,7 +149,7 @@ class _Reader:
         annotation = self._bare(node, path, depth + 1)
         told = {word: node[word] for word in _ABOUT - {"default"} if word in node}
         if about and told and "properties" not in node and "enum" not in node:
-            annotation = Annotated[annotation, Field(**told)]
+            annotation = with_metadata(annotation, Field(**told))
         return annotation
 
     def _bare(self, schema: Mapping[str, Any], path: str, depth: int) -> Any:
@@ -171,15 +179,9 @@ class _Reader:
                 form = schema.get("format")
                 if form is None or form in _FORMATS:
                     return _FORMATS.get(form or "", str)
-                return Annotated[str, Field(json_schema_extra={"format": form})]
-            case "integer":
-                return int
-            case "number":
-                return float
-            case "boolean":
-                return bool
-            case "null":
-                return None
+                return with_metadata(str, Field(json_schema_extra={"format": form}))
+            case "integer" | "number" | "boolean" | "null":
+                return _SCALARS[kind]
             case "array":
                 return self._array(schema, path, depth)
             case "object" if "properties" in schema:
@@ -187,7 +189,7 @@ class _Reader:
                 return self._model(name, schema, path, depth)
             case "object":
                 return self._mapping_type(schema, path, depth)
-        self._fail(path, f"has the unknown type {kind!r}")
+        return self._fail(path, f"has the unknown type {kind!r}")
 
     def _constrained(self, annotation: Any, schema: Mapping[str, Any], kind: str) -> Any:
         words = _CONSTRAINTS[kind]
@@ -196,7 +198,7 @@ class _Reader:
         limits: dict[str, Any] = {
             argument: schema[word] for word, argument in words.items() if word in schema
         }
-        return Annotated[annotation, Field(**limits)] if limits else annotation
+        return with_metadata(annotation, Field(**limits)) if limits else annotation
 
     def _array(self, schema: Mapping[str, Any], path: str, depth: int) -> Any:
         if "prefixItems" in schema:
@@ -205,11 +207,9 @@ class _Reader:
                 self._type(member, f"{path}[{i}]", depth=depth)
                 for i, member in enumerate(members)
             ]
-            fixed: Any = tuple
-            return fixed[tuple(types)]
+            return GenericAlias(tuple, tuple(types))
         item = self._type(schema.get("items", {}), f"{path}[]", depth=depth)
-        kind: Any = set if schema.get("uniqueItems") else list
-        return kind[item]
+        return GenericAlias(set if schema.get("uniqueItems") else list, (item,))
 
     def _mapping_type(self, schema: Mapping[str, Any], path: str, depth: int) -> Any:
         key: Any = str
@@ -218,13 +218,13 @@ class _Reader:
             if len(patterns) != 1:
                 self._fail(path, "has several patternProperties")
             ((pattern, values),) = patterns.items()
-            key = Annotated[str, Field(pattern=pattern)]
+            key = with_metadata(str, Field(pattern=pattern))
         if "propertyNames" in schema:
             key = self._type(schema["propertyNames"], f"{path} keys", depth=depth)
         if isinstance(values, bool):
             values = {}
-        mapping: Any = dict
-        return mapping[key, self._type(values, f"{path} values", depth=depth)]
+        value = self._type(values, f"{path} values", depth=depth)
+        return GenericAlias(dict, (key, value))
 
     def _union(self, schema: Mapping[str, Any], word: str, path: str, depth: int) -> Any:
         members = schema[word]
@@ -236,9 +236,9 @@ class _Reader:
             self._type(member, f"{path} ({i})", depth=depth)
             for i, member in enumerate(members)
         ]
-        union = Union[tuple(types)]  # noqa: UP007
+        union: Any = Union[tuple(types)]  # noqa: UP007
         if tag := schema.get("discriminator", {}).get("propertyName"):
-            return Annotated[union, Field(discriminator=tag)]
+            return with_metadata(union, Field(discriminator=tag))
         return union
 
     def _definition(self, reference: str, path: str, depth: int) -> Any:

@@ -176,10 +176,13 @@ def _typed_dict_fields(cls: Any, role: Role) -> dict[str, tuple[Any, FieldMarker
         origin = getattr(typing.get_origin(hint), "__name__", None) or str(
             typing.get_origin(hint)
         )
-        if origin.rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly"):
-            (hint,) = typing.get_args(hint)
+        wrapped = origin.rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly")
+        annotation = typing.get_args(hint)[0] if wrapped else hint
         required = None if name in cls.__required_keys__ else False
-        fields[name] = (hint, FieldMarker(role=role, required=required, constraints={}))
+        fields[name] = (
+            annotation,
+            FieldMarker(role=role, required=required, constraints={}),
+        )
     return fields
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_ERRORS: Final = 1000
 _MOST_LINES: Final = 20
+_MOST_SHOWN: Final = 20
 _COMPARISONS: Final = {
     "greater_than": "should be > {gt}",
     "greater_than_equal": "should be >= {ge}",
@@ -24,6 +25,7 @@ _COMPARISONS: Final = {
     "missing": "is missing",
 }
 _OWN_WORDS: Final = frozenset({"value_error", "assertion_error"})
+_SELF_EVIDENT: Final = {*_OWN_WORDS, "missing", "json_invalid", "string_unicode"}
 _PYDANTICS_WORDS: Final = {*get_args(core_schema.ErrorType), "media"} - _OWN_WORDS
 _TYPES: Final = {
     "str": "a string",
@@ -49,14 +51,16 @@ def reply_problems(
         return (f"the reply has {error.error_count()} errors; follow the schema",)
     found: dict[str, list[str]] = {}
     got: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
+    # With many errors, the values in them would be copied as many times.
+    shown = error.error_count() <= _MOST_SHOWN
+    for detail in error.errors(include_url=False, include_input=shown):
         where = _path(detail["loc"], names) or "the reply"
         if detail["type"] == "extra_forbidden":
             where = _short(str(detail["loc"][-1]), 60)
             words = f"is not expected here; the outputs are {', '.join(outputs)}"
         else:
             words = _words(detail)
-            if detail["type"] not in ("missing", *_OWN_WORDS):
+            if shown and detail["type"] not in _SELF_EVIDENT:
                 got[where] = f", got {_shown(detail['input'])}"
         found.setdefault(where, [])
         if words not in found[where]:

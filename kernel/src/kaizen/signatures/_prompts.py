@@ -47,8 +47,8 @@ def system_prompt(
 def with_schema(prompt: str, schema: Mapping[str, Any]) -> str:
     """Add what a provider without structured outputs has to be told."""
     return (
-        f"{prompt}\n\nReply with one JSON object and nothing else: no prose, no code fence. "
-        f"It must match this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
+        f"{prompt}\n\nReply with one JSON object and nothing else: no prose, no code "
+        f"fence. It must match this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
     )
 
 

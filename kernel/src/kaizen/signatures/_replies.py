@@ -17,12 +17,13 @@ MAX_DEPTH: Final = 100
 _MOST_ATTEMPTS: Final = 100
 _WORD_CHARACTERS: Final = ascii_letters + "+-_"
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NAME_END = re.compile(r'"[ \t\r\n]*+:')
 _BRACKETS = str.maketrans("{}", "[]")
 _NO_BRACKET = re.compile(r"[^\[\]]+")
 
 
 class ReplyProblem(Exception):
-    """A reply cannot be read; the text says why, to the model that wrote it."""
+    """A reply cannot be used; the arguments say why, to the model that wrote it."""
 
 
 def one_object(text: str) -> str:
@@ -52,6 +53,11 @@ def one_object(text: str) -> str:
     if (fenced or text).lstrip().startswith("{"):
         raise ReplyProblem(f"the reply is not valid JSON: {problem}")
     raise ReplyProblem("the reply holds no JSON object; reply with one and nothing else")
+
+
+def count_names(text: str) -> int:
+    """Return how many names JSON has in its objects, or more."""
+    return len(_NAME_END.findall(text))
 
 
 def check_json(text: str) -> Any:

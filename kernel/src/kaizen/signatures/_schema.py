@@ -228,7 +228,8 @@ def _sentences(schema: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[s
     if "prefixItems" in schema and len(schema["prefixItems"]) > 1:
         yield f"In order: {', '.join(_kind(m) for m in schema['prefixItems'])}."
     if (examples := schema.get("examples")) and isinstance(examples, list):
-        yield f"Examples: {'; '.join(json.dumps(e, ensure_ascii=False) for e in examples[:5])}."
+        shown = (json.dumps(example, ensure_ascii=False) for example in examples[:5])
+        yield f"Examples: {'; '.join(shown)}."
     if made.get("type") == "array" and schema.get("type") == "object":
         yield "One item for each key; no key twice."
 
@@ -282,19 +283,31 @@ def _is_flat(schema: Mapping[str, Any]) -> bool:
     return schema.get("type") in ("string", "number", "integer", "boolean", "null")
 
 
-def property_names(schema: Any) -> frozenset[str]:
+def has_mappings(plain: Mapping[str, Any]) -> bool:
+    """Tell whether a schema has objects with free names at any depth."""
+    return any(_open_values(node) is not None for node in _nodes(plain))
+
+
+def property_names(plain: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of all properties, at any depth."""
-    found: set[str] = set()
+    return frozenset(
+        name
+        for node in _nodes(plain)
+        if isinstance(properties := node.get("properties"), Mapping)
+        for name in properties
+    )
+
+
+def _nodes(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """Go through all mappings in a schema, those that are no schemas too."""
     left = [schema]
     while left:
         node = left.pop()
         if isinstance(node, Mapping):
-            if isinstance(properties := node.get("properties"), Mapping):
-                found.update(properties)
+            yield node
             left.extend(node.values())
         elif isinstance(node, list):
             left.extend(node)
-    return frozenset(found)
 
 
 def pairs_to_mappings(

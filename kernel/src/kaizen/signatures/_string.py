@@ -273,6 +273,6 @@ class _Reader:
         whole = self._source
         raise SignatureError(
             f"signature {whole if len(whole) <= 80 else whole[:77] + '...'!r}",
-            f"{problem}, at position {position}:\n  {shown}\n  {caret}\n",
-            remedy,
+            f"{problem}, at position {position}",
+            f"{remedy}\n  {shown}\n  {caret}".lstrip(" "),
         )
