@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from kaizen.messages import Message, ModelReply, ModelRequest, OutputSpec, ToolUse
-from kaizen.ports import Provider
-from kaizen.tools import Effect, ToolSpec
+from kaizen import (
+    Effect,
+    Message,
+    ModelReply,
+    ModelRequest,
+    OutputSpec,
+    Provider,
+    ToolSpec,
+    ToolUse,
+)
 
 Loop: TypeAlias = Callable[..., Awaitable[ModelReply]]
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import anyio
 import pytest
-from kaizen.errors import ModelError
-from kaizen.messages import (
+from kaizen import (
     Message,
     ModelDelta,
+    ModelError,
     ModelReply,
     ModelRequest,
     ModelSettings,
     OutputSpec,
+    Provider,
     ToolUse,
     Usage,
 )
-from kaizen.ports import Provider
 from kaizen_offline import MockProvider, Scripted
 
 pytestmark = pytest.mark.asyncio

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from kaizen.errors import ModelError
-from kaizen.messages import Message, ModelRequest, OutputSpec
+from kaizen import Message, ModelError, ModelRequest, OutputSpec
 from kaizen_offline import MockProvider
 from pydantic import AnyUrl, BaseModel, Field, IPvAnyAddress, Json, TypeAdapter
 

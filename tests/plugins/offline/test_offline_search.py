@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kaizen.messages import ModelReply
+from kaizen import ModelReply
 from kaizen_offline import OfflineProvider
 from pydantic import BaseModel, Field
 

@@ -39,9 +39,9 @@ _SOURCES = re.compile(
     r"(?:.*_)?(?:source|citation|evidence|reference|quote|excerpt|passage)s?"
 )
 _REASONS = re.compile(r"(?:.*_)?(?:reasoning|rationale|justification|thoughts?|steps|how)")
-_FOUND = re.compile(
-    r"(?:is_|was_|has_)?(?:found|known|answered|answerable|supported|answer)"
-)
+_FOUND = re.compile(r"(?:(?:is|was)_)?(?:found|known|answered|answerable)|has_answer")
+_NAMED = re.compile(r"(?:.*_)?(?:name|person|who|author)")
+_PROPER_NAME = r"\b[A-Z][\w'’-]+(?: (?:[a-z]{1,3} )?[A-Z][\w'’-]+)+"
 _GENERIC = re.compile(
     r"(?:key_)?(?:items?|answers?|list|results?|names?|points?|findings?|facts|values?|"
     r"is_true|verdict|yes)"
@@ -62,10 +62,10 @@ _PARTS: tuple[tuple[re.Pattern[str], Callable[[Citation], Any]], ...] = (
     (_CONFIDENCE, lambda c: c.score),
 )
 _TYPED = {
-    "email": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    "email": r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",
     "url": r"https?://[^\s<>\"')\]]+",
     "uri": r"https?://[^\s<>\"')\]]+",
-    "phone": r"\+?\d[\d ()/-]{5,}\d",
+    "phone": r"\+?\d[\d ()/-]{5,30}\d",
     "ipv4": r"\b(?:\d{1,3}\.){3}\d{1,3}\b",
     "uuid": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
 }
@@ -201,7 +201,6 @@ class _Writer:
 
     def _readings(self, name: str, rules: Schema) -> Iterator[str]:
         """Give what a field of text might be, best first."""
-        words = _words(name, rules)
         if _REASONS.fullmatch(name):
             yield self._how()
             return
@@ -209,16 +208,18 @@ class _Writer:
             yield from map(str, self._report.citations)
             return
         yield from self._labelled(name)
-        found = self._report.about(words)
+        found = self._speaking_of(name, rules, asked=False)
         heard = [said(each.sentence) for each in found]
         shape = rules.get("pattern") or _TYPED.get(str(rules.get("format", "")))
         shape = shape or next(
             (p for word, p in _TYPED.items() if word in name.lower()), None
         )
+        if _NAMED.fullmatch(name) and answer_kind(self._report.question) == "who":
+            shape = _PROPER_NAME
         if shape:
-            yield from _matches(str(shape), [*heard, *self._everything()])
+            yield from _matches(str(shape), [*heard, *self._lines()])
         elif str(rules.get("format", "")).startswith("date") or name.endswith("date"):
-            yield from self._days([*heard, *self._everything()], rules)
+            yield from self._days([*heard, *self._lines()], rules)
         else:
             yield from heard
 
@@ -237,12 +238,16 @@ class _Writer:
         """Give what follows the name of a field and a colon."""
         label = r"[\s_-]+".join(map(re.escape, name.split("_")))
         pattern = re.compile(rf"^\W*{label}\W*[:=]\s*(\S.*)$", re.IGNORECASE)
-        for line in self._everything():
+        for line in self._lines():
             if match := pattern.match(line):
                 yield match[1].strip()
 
-    def _everything(self) -> Iterator[str]:
-        return (line for text in self._report.texts for line in text.lines)
+    def _lines(self) -> Iterator[str]:
+        """Give the lines around the evidence; all that was given if nothing was asked."""
+        if not self._report.is_asked:
+            yield from (line for text in self._report.texts for line in text.lines)
+        for each in self._report.evidence:
+            yield from (line.text for line in each.sentence.passage.lines)
 
     def _days(self, heard: Sequence[str], rules: Schema) -> Iterator[str]:
         suffix = "T00:00:00Z" if rules.get("format") == "date-time" else ""
@@ -282,9 +287,8 @@ class _Writer:
         if _CONFIDENCE.fullmatch(name):
             return self._scaled(name, rules)
         words = terms(f"{self._report.question} {_words(name, rules)}")
-        for each in self._speaking_of(
-            name, rules, answer_kind(self._report.question) == "number"
-        ):
+        asked = answer_kind(self._report.question) == "number"
+        for each in self._speaking_of(name, rules, asked=asked):
             for number in numbers(said(each.sentence), words):
                 value = int(number) if number.is_integer() else number
                 if not problem(value, rules, self._root):
@@ -314,23 +318,24 @@ class _Writer:
     def _boolean(self, name: str, rules: Schema) -> bool:
         """Return what the evidence says: yes, unless it denies.
 
-        A word such as `not` or `never` turns the answer round, one in the question turns it
-        back. That is crude, so the confidence is at most 0.5.
+        A word such as `not` or `never` turns the answer round; one in the question turns it
+        back, if the field is called `answer` or the like. That is crude, so the confidence
+        is at most 0.5.
         """
         if _FOUND.fullmatch(name):
             return self._report.is_known
         asked = answer_kind(self._report.question) == "yes_no"
-        for each in self._speaking_of(name, rules, asked):
+        for each in self._speaking_of(name, rules, asked=asked):
             self._confidence = min(self._confidence, 0.5)
-            turned = denies(self._report.question) if asked else False
+            turned = bool(_GENERIC.fullmatch(name)) and denies(self._report.question)
             return denies(said(each.sentence)) is turned
         raise UnknownFieldError(name)
 
-    def _speaking_of(self, name: str, rules: Schema, asked: bool) -> Sequence[Evidence]:
+    def _speaking_of(self, name: str, rules: Schema, *, asked: bool) -> Sequence[Evidence]:
         """Return the evidence for a field: all of it, if the field was asked for."""
-        if not self._report.is_known and self._report.is_asked:
+        if not self._report.is_known:
             return ()
-        if self._report.is_asked and (asked or self._is_asked_for(name)):
+        if asked or self._is_asked_for(name):
             return self._report.evidence
         return self._report.about(_words(name, rules))
 
@@ -361,7 +366,7 @@ class _Writer:
             return self._records(inner, depth)
         if kind == "string" and _SOURCES.fullmatch(name):
             return map(str, self._report.citations)
-        found = self._speaking_of(name, rules, not self._main and depth == 1)
+        found = self._speaking_of(name, rules, asked=not self._main and depth == 1)
         if kind in ("integer", "number"):
             words = terms(f"{self._report.question} {_words(name, rules)}")
             return _numbers(found, words)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaizen.messages import Message, ModelRequest, ToolUse
+from kaizen import Message, ModelRequest, ToolUse
+from pydantic_core import from_json
 
 from kaizen_offline._passages import Text
 from kaizen_offline._words import is_question
 
 __all__ = ["Call", "Conversation", "read_conversation"]
 
+_GIVEN = re.compile(r"^You are given:\n((?:- .*\n?)+)", re.MULTILINE)
 _LABEL = re.compile(r"^([a-z_][a-z0-9_]*):(?: |$)", re.MULTILINE)
-_CUT = re.compile(r"^\[cut: .*continue with start_line=(\d+)\]\s*$")
+_CUT = re.compile(r"\n?\[cut: [^\n]*\]\s*\Z")
+_CONTINUES = re.compile(r"continue with start_line=(\d+)\]\s*\Z")
 _QUESTION_NAMES = (
     *("question", "query", "q", "prompt", "task", "request", "instruction", "instructions"),
     *("ask", "topic", "problem", "goal", "objective", "message", "input"),
 )
-_OWN_ORIGINS = ("", "user", "input")
-_FAILURE = re.compile(r"\[[A-Z]+_\d{3}\] |(?:error|failed)\b[^\n]*\Z", re.IGNORECASE)
+_OWN_ORIGINS = ("", "user")
+_KERNEL_ORIGINS = ("kernel", "signature")
+_FAILURE = re.compile(r"(?:Error: )?\[[A-Z]+_\d{3}\] |(?i:error)\b[^\n]{0,500}\Z")
 _MAX_CHARS = 4_000_000
 
 
@@ -36,19 +39,39 @@ class Call:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The result, if it is a JSON object; otherwise nothing."""
+        """The result, if it is a JSON object, as far as it was not cut; or nothing."""
+        text = _CUT.sub("", self.content)
         try:
-            data = json.loads(self.content)
-        except (ValueError, RecursionError):
+            data = from_json(text, allow_partial=len(text) < len(self.content))
+        except ValueError:
             return {}
         return data if isinstance(data, dict) else {}
 
     @property
+    def text(self) -> Text | None:
+        """What was read of a file, whole lines only; `None` if nothing was."""
+        path, start = self.arguments.get("path"), self.arguments.get("start_line", 1)
+        if self.name != "read_file" or _FAILURE.match(self.content):
+            return None
+        if not self.content or not isinstance(path, str) or not isinstance(start, int):
+            return None
+        lines = _CUT.sub("", self.content).split("\n")
+        if self._is_torn:
+            lines.pop()
+        return Text(path=path, lines=tuple(lines), start_line=start)
+
+    @property
     def continues_at(self) -> int | None:
         """The line at which a file that was cut goes on."""
-        lines = self.content.rstrip().splitlines()
-        cut = _CUT.match(lines[-1]) if lines else None
-        return int(cut[1]) if cut else None
+        if told := _CONTINUES.search(self.content):
+            return int(told[1])
+        text = self.text
+        return text.start_line + len(text.lines) if text and self._is_torn else None
+
+    @property
+    def _is_torn(self) -> bool:
+        """Whether the kernel cut the result, which it does anywhere in a line."""
+        return bool(_CUT.search(self.content)) and not _CONTINUES.search(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +93,15 @@ class Conversation:
     @property
     def texts(self) -> tuple[Text, ...]:
         """Everything that was given or read, in that order."""
-        read = {
-            (each.path, each.start_line): each
-            for call in self.calls
-            for each in _texts_of(call)
-        }
-        files = {path for path, _ in read}
+        read = [text for call in self.calls if (text := call.text)]
+        files = {text.path for text in read}
         found = (
             each
             for call in self.calls
             for each in _matches_of(call)
             if each.path not in files
         )
-        return tuple(_bounded([*self.subject, *read.values(), *found]))
+        return tuple(_bounded([*self.subject, *read, *found]))
 
 
 def read_conversation(request: ModelRequest) -> Conversation:
@@ -116,23 +135,33 @@ def _is_own(message: Message) -> bool:
 
 
 def _asked(messages: Sequence[Message], start: int) -> tuple[str, list[Text]]:
+    names = _input_names(messages)
     own = [message.text for message in messages[start:] if _is_own(message)]
     given = [
         Text(path=message.origin, lines=tuple(message.text.splitlines()))
         for message in messages
-        if message.role == "user" and message.origin not in _OWN_ORIGINS
+        if message.role == "user"
+        and message.origin not in (*_OWN_ORIGINS, *_KERNEL_ORIGINS)
     ]
     questions: list[str] = []
     for text in own:
-        question, subject = _parted(text)
+        question, subject = _parted(text, names)
         questions += [question] if question else []
         given += subject
     return "\n".join(questions), given
 
 
-def _parted(text: str) -> tuple[str, list[Text]]:
+def _input_names(messages: Sequence[Message]) -> frozenset[str]:
+    """Return the inputs that the system message announces, none if it does not."""
+    given = (_GIVEN.search(message.text) for message in messages[:1])
+    return frozenset(
+        name for found in given if found for name in re.findall(r"(?m)^- (\w+)", found[1])
+    )
+
+
+def _parted(text: str, names: frozenset[str]) -> tuple[str, list[Text]]:
     """Tell the question in a message from what is given with it."""
-    inputs = _inputs(text)
+    inputs = _inputs(text, names)
     if not inputs:
         return _from_plain(text)
     named = next((name for name in _QUESTION_NAMES if name in inputs), None)
@@ -150,9 +179,9 @@ def _parted(text: str) -> tuple[str, list[Text]]:
     ]
 
 
-def _inputs(text: str) -> dict[str, str]:
+def _inputs(text: str, names: frozenset[str]) -> dict[str, str]:
     """Return the inputs of a message that is written as lines of `name: value`."""
-    labels = list(_LABEL.finditer(text))
+    labels = [each for each in _LABEL.finditer(text) if not names or each[1] in names]
     if not labels or text[: labels[0].start()].strip():
         return {}
     ends = [*(label.start() for label in labels[1:]), len(text)]
@@ -187,28 +216,10 @@ def _arguments(use: ToolUse) -> Mapping[str, Any]:
     if not isinstance(use.arguments, str):
         return use.arguments
     try:
-        found = json.loads(use.arguments)
-    except (ValueError, RecursionError):
+        found = from_json(use.arguments)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _texts_of(call: Call) -> Iterator[Text]:
-    """Give what a call has read of a file; a failed one has read nothing."""
-    path = call.arguments.get("path")
-    if call.name != "read_file" or not call.content or not isinstance(path, str):
-        return
-    if failed(call.content):
-        return
-    lines = call.content.split("\n")
-    if call.continues_at is not None:
-        while lines and not _CUT.match(lines[-1]):
-            lines.pop()
-        lines.pop()
-    start = call.arguments.get("start_line", 1)
-    yield Text(
-        path=path, lines=tuple(lines), start_line=start if isinstance(start, int) else 1
-    )
 
 
 def _matches_of(call: Call) -> Iterator[Text]:
@@ -224,11 +235,6 @@ def _matches_of(call: Call) -> Iterator[Text]:
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, list):
         yield from (each for each in value if isinstance(each, dict))
-
-
-def failed(content: str) -> bool:
-    """Say whether what a tool message holds is an error and not a result."""
-    return bool(_FAILURE.match(content))
 
 
 def _bounded(texts: Sequence[Text]) -> Iterator[Text]:

@@ -12,11 +12,16 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import anyio
-from kaizen.errors import ModelError
-from kaizen.messages import ModelDelta, ModelProfile, ModelReply, ModelRequest, ToolUse
-from kaizen.ports import BaseProvider
+from kaizen import (
+    BaseProvider,
+    ModelDelta,
+    ModelError,
+    ModelProfile,
+    ModelReply,
+    ModelRequest,
+    ToolUse,
+)
 
-from kaizen_offline._defaults import default_value
 from kaizen_offline._replies import estimate_usage, words
 
 __all__ = ["MockProvider", "MockReply", "Scripted"]
@@ -181,6 +186,8 @@ class MockProvider(BaseProvider):
             )
         if request.output is None:
             return _TEXT
+        from kaizen_offline._defaults import default_value
+
         try:
             return json.dumps(default_value(request.output.schema), ensure_ascii=False)
         except ValueError as error:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from decimal import Decimal
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
-from kaizen.errors import ModelError
-from kaizen.messages import ModelDelta, ModelProfile, ModelReply, ModelRequest, OutputSpec
-from kaizen.ports import BaseProvider
+from kaizen import (
+    BaseProvider,
+    ModelDelta,
+    ModelProfile,
+    ModelReply,
+    ModelRequest,
+)
 
-from kaizen_offline._answers import UnknownFieldError, fill
-from kaizen_offline._conversation import Conversation, read_conversation
-from kaizen_offline._replies import estimate_usage, words
-from kaizen_offline._report import Report, report_on
-from kaizen_offline._research import Limits, next_calls
+from kaizen_offline._limits import MODEL, Limits
+from kaizen_offline._replies import words
 
 __all__ = ["OfflineProvider"]
 
-MODEL = "offline-extractive"
 _FREE = Decimal(0)
-_CHARS_PER_TOKEN = 4
 _MAX_THREADS = 2
 
 
@@ -57,7 +55,7 @@ class OfflineProvider(BaseProvider):
                 value that says so.
         """
         return await anyio.to_thread.run_sync(
-            _reply, request, self._limits, limiter=self._limiter(), abandon_on_cancel=True
+            _respond, request, self._limits, limiter=self._limiter(), abandon_on_cancel=True
         )
 
     async def stream(
@@ -88,46 +86,7 @@ class OfflineProvider(BaseProvider):
             return limiter
 
 
-def _reply(request: ModelRequest, limits: Limits) -> ModelReply:
-    conversation = read_conversation(request)
-    calls = next_calls(conversation, request.tools, limits)
-    if calls:
-        reply = ModelReply(tool_uses=calls, finish_reason="tool_calls")
-        usage = estimate_usage(request, "", reply)
-        return ModelReply(
-            tool_uses=calls,
-            finish_reason="tool_calls",
-            usage=usage,
-            cost_usd=_FREE,
-            model=MODEL,
-        )
-    text = _answer(conversation, request)
-    return ModelReply(
-        text=text, usage=estimate_usage(request, text), cost_usd=_FREE, model=MODEL
-    )
+def _respond(request: ModelRequest, limits: Limits) -> ModelReply:
+    from kaizen_offline._respond import respond  # in the thread: it takes its time
 
-
-def _answer(conversation: Conversation, request: ModelRequest) -> str:
-    report = report_on(conversation)
-    if request.output is not None:
-        return _structured(request.output, report)
-    tokens = request.settings.max_tokens
-    most = 1200 if tokens is None else min(tokens * _CHARS_PER_TOKEN, 1200)
-    return report.text(with_places=True, most=most)
-
-
-def _structured(output: OutputSpec, report: Report) -> str:
-    try:
-        value = fill(output.schema, report)
-    except UnknownFieldError as error:
-        raise ModelError(
-            "offline",
-            f"cannot answer field {error.field!r} of {output.name!r}: nothing that it read"
-            " says what it is, and the field has no value for that",
-            "Let the field be null, or choose a language model.",
-        ) from None
-    except ValueError as error:
-        raise ModelError(
-            "offline", f"cannot read the schema of {output.name!r}: {error}"
-        ) from error
-    return json.dumps(value, ensure_ascii=False)
+    return respond(request, limits)

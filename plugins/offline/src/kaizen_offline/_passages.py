@@ -167,7 +167,7 @@ def _prose(path: str, lines: Sequence[Line], above: str = "") -> Iterator[Passag
             i = _until(lines, start, lambda line: not _ROW.match(line))
             yield from _rows(path, lines[start:i], context)
         else:
-            i = min(_paragraph_end(lines, start), start + _MAX_PROSE_LINES)
+            i = _until(lines, start + 1, _ends_paragraph, most=_MAX_PROSE_LINES - 1)
             block = tuple(lines[start:i])
             item = _ITEM.match(text)
             if not item:
@@ -195,8 +195,7 @@ def _blocks(path: str, lines: Sequence[Line], context: str) -> Iterator[Passage]
     """Cut code at its empty lines, and where it is long."""
     start = 0
     while start < len(lines):
-        end = _until(lines, start, lambda line: not line.strip())
-        end = min(end, start + _MAX_CODE_LINES)
+        end = _until(lines, start, _is_empty, most=_MAX_CODE_LINES)
         block = tuple(lines[start:end])
         if any(re.search(r"\w", line.text) for line in block):
             yield Passage(path=path, kind="code", lines=block, context=context)
@@ -204,23 +203,28 @@ def _blocks(path: str, lines: Sequence[Line], context: str) -> Iterator[Passage]
 
 
 def _until(
-    lines: Sequence[Line], start: int, found: Callable[[str], object], offset: int = 0
+    lines: Sequence[Line],
+    start: int,
+    found: Callable[[str], object],
+    *,
+    most: int | None = None,
 ) -> int:
-    """Return the position of the first line from `start` on that was looked for."""
-    for i in range(start, len(lines)):
-        if found(lines[i].text):
-            return i + offset
-    return len(lines)
+    """Return the position of the first line from `start` on that was looked for.
+
+    If none of the next `most` lines is, the position behind them is returned.
+    """
+    end = len(lines) if most is None else min(len(lines), start + most)
+    return next((i for i in range(start, end) if found(lines[i].text)), end)
 
 
-def _paragraph_end(lines: Sequence[Line], start: int) -> int:
-    for i in range(start + 1, len(lines)):
-        text = lines[i].text
-        if _says_nothing(text) or _FENCE.match(text) or _ROW.match(text):
-            return i
-        if _ITEM.match(text) or _HEADING.match(text):
-            return i
-    return len(lines)
+def _ends_paragraph(line: str) -> bool:
+    return _says_nothing(line) or any(
+        each.match(line) for each in (_FENCE, _ROW, _ITEM, _HEADING)
+    )
+
+
+def _is_empty(line: str) -> bool:
+    return not line.strip()
 
 
 def _says_nothing(text: str) -> bool:
@@ -263,8 +267,7 @@ def _python(path: str, lines: Sequence[Line]) -> Iterator[Passage]:
         if definition := _DEFINITION.match(text):
             opened = _signature_end(lines, i)
             closed = _docstring_end(lines, opened)
-            said = _until(lines, opened, lambda line: not line.strip())
-            said = min(said, closed)
+            said = _until(lines, opened, _is_empty, most=closed - opened)
             yield Passage(
                 path=path,
                 kind="symbol",
@@ -290,8 +293,8 @@ def _starts_anew(line: str) -> bool:
 
 def _signature_end(lines: Sequence[Line], start: int) -> int:
     """Return the position behind a signature; it may stretch over a few lines."""
-    end = _until(lines, start, lambda line: bool(_OPENS_BODY.search(line)), offset=1)
-    return min(end, start + _MAX_CODE_LINES)
+    last = _until(lines, start, _OPENS_BODY.search, most=_MAX_CODE_LINES)
+    return min(last + 1, len(lines))
 
 
 def _docstring_end(lines: Sequence[Line], start: int) -> int:
@@ -301,7 +304,8 @@ def _docstring_end(lines: Sequence[Line], start: int) -> int:
         return start
     if opening[1] in lines[start].text[opening.end() :]:
         return start + 1
-    return _until(lines, start + 1, lambda line: opening[1] in line, offset=1)
+    last = _until(lines, start + 1, lambda line: opening[1] in line)
+    return min(last + 1, len(lines))
 
 
 def _other(path: str, lines: Sequence[Line]) -> Iterator[Passage]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from kaizen.config import PluginSettings
-from kaizen.hooks import hookimpl
-from kaizen.ports import Provider
-from kaizen.registry import Registry
+from kaizen import PluginSettings, Provider, Registry, hookimpl
 from pydantic import Field
 
 from kaizen_offline._mock import MockProvider

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from kaizen.messages import Message, ModelReply, ModelRequest, Usage
+from kaizen import Message, ModelReply, ModelRequest, Usage
 
 __all__ = ["estimate_usage", "words"]
 

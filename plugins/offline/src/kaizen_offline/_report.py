@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from kaizen_offline._conversation import Conversation
 from kaizen_offline._passages import Sentence, Text, passages, sentences
@@ -35,6 +36,7 @@ class Report:
     """What is known.
 
     Attributes:
+        given: The names of the texts that came with the question.
         weights: The words of the question, and what each weighs.
         evidence: Sentences that answer the question, or sum up what was given; best first.
         confidence: 0 if nothing is known.
@@ -42,6 +44,7 @@ class Report:
 
     question: str
     texts: tuple[Text, ...]
+    given: frozenset[str]
     weights: Mapping[Term, float]
     evidence: tuple[Evidence, ...]
     confidence: float
@@ -65,7 +68,7 @@ class Report:
         """
         pieces: list[str] = []
         for each in self._told():
-            place = _place(each.sentence) if with_places else ""
+            place = self._place(each.sentence) if with_places else ""
             piece = said(each.sentence) + place
             if piece in pieces:
                 continue
@@ -77,13 +80,17 @@ class Report:
             return body[:most]
         return f"{body} {NOTE}"
 
+    def _place(self, sentence: Sentence) -> str:
+        path = sentence.passage.path
+        return "" if path in self.given else f" ({path}:{sentence.lines[0].number})"
+
     def _told(self) -> Sequence[Evidence]:
         """Return the best sentence, and those that are nearly as good."""
         near = [
             each
             for each in self.evidence
             if each.score >= 0.8 * self.evidence[0].score
-            and each.coverage >= 0.8 * self.evidence[0].coverage
+            and each.own >= 0.8 * self.evidence[0].own
         ]
         return near[:_MAX_SENTENCES]
 
@@ -125,6 +132,7 @@ def report_on(conversation: Conversation) -> Report:
     return Report(
         question=question,
         texts=texts,
+        given=frozenset(text.path for text in conversation.subject),
         weights=weights,
         evidence=evidence,
         confidence=confidence,
@@ -145,17 +153,18 @@ def _to_sum_up(conversation: Conversation, wanted: Sequence[Term]) -> list[Text]
 
 
 def _summed_up(texts: Sequence[Text]) -> list[Evidence]:
-    found: list[Sentence] = [
+    every = (
         sentence
         for text in texts
         for passage in passages(text)
         if passage.kind in ("prose", "item", "symbol")
         for sentence in sentences(passage)
-    ][:_MAX_SUMMARISED]
+    )
+    found = list(islice(every, _MAX_SUMMARISED))
     bodies = [said(sentence) for sentence in found]
     first = dict(zip(reversed(bodies), reversed(found), strict=True))
     return [
-        Evidence(sentence=first[body], coverage=_SUMMARY_CONFIDENCE, score=1.0)
+        Evidence(sentence=first[body], coverage=_SUMMARY_CONFIDENCE, own=1.0, score=1.0)
         for body in summary(bodies)
     ]
 
@@ -170,8 +179,3 @@ def _relevant(found: Findings) -> tuple[Evidence, ...]:
 def _heard(sentence: Sentence) -> str:
     passage = sentence.passage
     return f"{sentence.text} {passage.context} {passage.title}".lower()
-
-
-def _place(sentence: Sentence) -> str:
-    path = sentence.passage.path
-    return f" ({path}:{sentence.lines[0].number})" if path else ""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from kaizen.messages import ToolUse
-from kaizen.tools import ToolSpec
+from kaizen import ToolSpec, ToolUse
 
 from kaizen_offline._conversation import Call, Conversation
+from kaizen_offline._limits import Limits
 from kaizen_offline._words import Term, split_names, terms
 
-__all__ = ["Limits", "next_calls"]
+__all__ = ["next_calls"]
 
 _MAX_SEARCHES = 8
 _MAX_READS_PER_TURN = 6
@@ -36,19 +36,6 @@ _SUFFIXES = """
 """
 _SKIPPED_SUFFIXES = frozenset(_SUFFIXES.split())
 _FOUND = re.compile(r"[\w./-]+\.\w{1,5}\b")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much is looked up for one question.
-
-    Attributes:
-        turns: Most turns with tool calls.
-        reads: Most calls of `read_file`.
-    """
-
-    turns: int = 5
-    reads: int = 18
 
 
 @dataclass(slots=True)

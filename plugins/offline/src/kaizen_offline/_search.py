@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import re
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -68,11 +67,13 @@ class Evidence:
 
     Attributes:
         coverage: The share of the question's words that it answers for, 0 to 1.
+        own: The same without the words that only stand elsewhere in its paragraph.
         score: What it is ranked by.
     """
 
     sentence: Sentence
     coverage: float
+    own: float
     score: float
 
 
@@ -125,6 +126,8 @@ class _Index:
 
     def __init__(self, bodies: Sequence[str], owners: Sequence[Passage]) -> None:
         self._size = len(bodies)
+        import sqlite3
+
         self._database = sqlite3.connect(":memory:")
         self._database.execute(_SCHEMA)
         self._database.executemany(
@@ -242,7 +245,7 @@ def _ranked(
         if fits is not None and fits.search(sentence.text):
             score += 0.12
         score *= 0.85 if sentence.passage.kind == "code" else 1.0
-        found.append(Evidence(sentence=sentence, coverage=coverage, score=score))
+        found.append(Evidence(sentence=sentence, coverage=coverage, own=own, score=score))
     return sorted(found, key=lambda each: -each.score)
 
 

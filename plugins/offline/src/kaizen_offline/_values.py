@@ -138,8 +138,6 @@ def supports(options: Sequence[str], texts: Sequence[tuple[str, float]]) -> list
 def _support(option: str, text: str) -> float:
     lower = split_names(text).lower()
     label = split_names(option).replace("_", " ").lower().strip()
-    if label and re.search(rf"(?<!\w){re.escape(label)}(?!\w)", lower):
-        return 1.0
     good, bad = polarity(lower)
     if label in _LABELS["good"]:
         return float(good) if good > bad else 0.0
@@ -147,6 +145,8 @@ def _support(option: str, text: str) -> float:
         return float(bad) if bad > good else 0.0
     if label in _LABELS["mixed"]:
         return 0.5 * (good + bad) if good == bad else 0.0
+    if label and re.search(rf"(?<!\w){re.escape(label)}(?!\w)", lower):
+        return 1.0
     words = terms(label)
     held = {base(word) for word in re.findall(r"[^\W_]+", lower)}
     return 0.8 * sum(term.stem in held for term in words) / len(words) if words else 0.0
