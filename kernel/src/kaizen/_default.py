@@ -17,7 +17,7 @@ from kaizen.kernel import Kernel
 
 __all__ = ["default_kernel"]
 
-_HOST: RunVar[_Host] = RunVar("kaizen_default_kernel")
+_HOST: RunVar[_Host | None] = RunVar("kaizen_default_kernel")
 
 
 class _Host:

@@ -74,10 +74,10 @@ class BaseAgent:
 
     __slots__ = (
         "__weakref__",
-        "_agent_id",
         "_description",
         "_grants",
         "_hooks",
+        "_identity",
         "_kernel",
         "_metadata",
         "_name",
@@ -91,6 +91,17 @@ class BaseAgent:
 
     config: AgentConfig
     signature: type[Signature]
+    _tools: tuple[Tool | str, ...] | Literal["all"]
+    _strategy: Strategy | str | None
+    _kernel: Kernel | None
+    _hooks: HookManager | None
+    _grants: frozenset[str]
+    _name: str
+    _identity: _Identity
+    _description: str
+    _plan: Plan | None
+    _session_id: str
+    _metadata: Mapping[str, Any]
 
     def __init__(
         self,
@@ -116,7 +127,7 @@ class BaseAgent:
         keep(self, "_hooks", _own_hooks(hook_manager, hooks))
         keep(self, "_grants", frozenset(grants) if grants else _NONE)
         keep(self, "_name", name)
-        keep(self, "_agent_id", agent_id)
+        keep(self, "_identity", _Identity(agent_id))
         keep(self, "_description", description)
         keep(self, "_plan", None)
         keep(self, "_session_id", "")
@@ -141,7 +152,7 @@ class BaseAgent:
     @property
     def agent_id(self) -> str:
         """Its identity across restarts."""
-        return self._agent_id or self.name
+        return self._identity.agent_id or self.name
 
     @property
     def description(self) -> str:
@@ -334,8 +345,8 @@ class BaseAgent:
         kernel = self._kernel or await default_kernel()
         kernel.require_running()
         first = self._plan is None or self._plan.kernel is not kernel
-        if not self._agent_id:
-            object.__setattr__(self, "_agent_id", kernel.default_agent_id(self.name))
+        if not self._identity.agent_id:
+            self._identity.agent_id = kernel.default_agent_id(self.name)
         managers = _managers(kernel, self._hooks)
         config = self.config.over(kernel.config.agent_defaults)
         metadata: dict[str, Any] = {}
@@ -404,7 +415,7 @@ class BaseAgent:
         )
 
     async def _resolve_tools(self, kernel: Kernel) -> dict[str, Tool]:
-        wanted: Iterable[Tool | str] = self._tools
+        wanted: Iterable[Tool | str] = () if self._tools == "all" else self._tools
         offered: dict[str, Tool] = {}
         if self._tools == "all" or any(isinstance(each, str) for each in self._tools):
             offered = await _sources_tools(kernel)
@@ -491,6 +502,15 @@ class RunStream(AbstractAsyncContextManager[Run]):
             await _loop.execute(run)
         except Exception:  # noqa: BLE001 - kept as run.error, raised to who iterates or waits
             return
+
+
+class _Identity:
+    """The id of an agent, shared by what `bind` makes of it; settled at its first use."""
+
+    __slots__ = ("agent_id",)
+
+    def __init__(self, agent_id: str) -> None:
+        self.agent_id = agent_id
 
 
 _NONE: frozenset[str] = frozenset()

@@ -193,7 +193,7 @@ class KaizenConfig(BaseModel):
     @property
     def agent_defaults(self) -> dict[str, Any]:
         """What agents of this kernel start from."""
-        shared = {
+        shared: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("cache_enabled", "cache_ttl")
             if name in self.model_fields_set

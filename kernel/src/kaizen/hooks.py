@@ -226,7 +226,7 @@ class HookManager:
         self._ranks: dict[str, int] = {}
         self._handlers = 0
 
-    def add_specs(self, specs: object) -> None:
+    def add_specs(self, specs: types.ModuleType | type) -> None:
         """Add the hook specifications of a module or class that a plugin brings."""
         self._registry.add_hookspecs(specs)
 
@@ -434,7 +434,7 @@ _SPELLING = "The hooks and their parameters stand in `kaizen.hookspecs`."
 def _refuse_keyword_only(plugin: object, name: str) -> None:
     for attribute in dir(type(plugin)):
         method = getattr(type(plugin), attribute, None)
-        if not hasattr(method, f"{PROJECT}_impl"):
+        if method is None or not hasattr(method, f"{PROJECT}_impl"):
             continue
         for parameter in inspect.signature(method).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:

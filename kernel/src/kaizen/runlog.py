@@ -656,8 +656,8 @@ _TYPES: dict[str, type[Entry]] = {
 
 
 @cache
-def _adapter(entry_type: type[Entry]) -> TypeAdapter[Any]:
-    return TypeAdapter(entry_type)
+def _adapter(entry_type: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_TYPES[entry_type])
 
 
 def encode(entry: Entry) -> StoredEntry:
@@ -696,7 +696,7 @@ def decode(stored: StoredEntry) -> Entry:
     if len(stored.body) > MAX_ENTRY_BYTES:
         raise CheckpointLoadError(subject, f"is larger than {MAX_ENTRY_BYTES} bytes")
     try:
-        entry: Entry = _adapter(entry_type).validate_json(stored.body)
+        entry: Entry = _adapter(stored.type).validate_json(stored.body)
     except ValidationError as error:
         places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:5])
         raise CheckpointLoadError(

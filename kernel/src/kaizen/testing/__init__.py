@@ -1,3 +1,19 @@
-"""What a plugin author needs to test a plugin."""
+"""What a plugin author needs to test a plugin.
 
-__all__: list[str] = []
+Fixtures, found by pytest wherever the kernel is installed: `model`, a `ScriptedModel`; and
+`kernel`, a running kernel without installed plugins, on which `model` is the default
+provider. `kaizen.testing.conformance` has a test class for each port.
+"""
+
+from kaizen.testing._model import Call, Line, ScriptedModel
+from kaizen.testing._plugins import ModelPlugin, RecordingPlugin
+from kaizen.testing._store import MemoryCheckpointStore
+
+__all__ = [
+    "Call",
+    "Line",
+    "MemoryCheckpointStore",
+    "ModelPlugin",
+    "RecordingPlugin",
+    "ScriptedModel",
+]
