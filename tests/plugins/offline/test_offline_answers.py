@@ -381,6 +381,34 @@ async def test_a_result_that_the_kernel_cut_is_read_up_to_its_last_whole_line() 
     assert [each["text"] for each in found["sources"]] == ["The captain is Marta."]
 
 
+async def test_a_torn_search_result_still_shows_what_it_holds() -> None:
+    use = ToolUse(id="1", name="grep", arguments={"pattern": "captain"})
+    whole = json.dumps(
+        {"matches": [{"path": "a", "line": 4, "text": "Captain: Marta"}] * 9}
+    )
+    asked = request("question: Who is the captain?", sources=list[str]).with_messages(
+        Message(role="assistant", content="", tool_uses=(use,)),
+        Message(
+            role="tool",
+            content=f"{whole[:90]}\n[cut: 400 of 490 characters not shown]",
+            tool_use_id="1",
+            name="grep",
+        ),
+    )
+
+    found = json.loads((await OfflineProvider().complete(asked)).text)
+
+    assert found["sources"] == ["a:4: Captain: Marta"]
+
+
+async def test_half_a_character_in_a_text_does_no_harm() -> None:
+    asked = request(f"context: Ada keeps bees. {chr(0xD83D)}\nquestion: Who keeps bees?")
+
+    reply = await OfflineProvider().complete(asked)
+
+    assert reply.text.startswith("Ada keeps bees.")
+
+
 async def test_a_stream_gives_the_words_and_then_the_reply() -> None:
     asked = request(about_ferry("Who is the captain?"))
 

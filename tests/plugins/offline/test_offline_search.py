@@ -195,6 +195,18 @@ async def test_it_works_in_turns_and_reads_only_what_promises_something(
     assert len(read) < len(corpus.files)
 
 
+async def test_what_was_given_is_not_looked_for_in_files(
+    run_loop: RunLoop, corpus: Any
+) -> None:
+    question = "Who is the harbour master?"
+    content = f"context: The harbour master is Ingrid.\nquestion: {question}"
+
+    reply = await run_loop(OfflineProvider(), content, tools=corpus)
+
+    assert "Ingrid" in reply.text
+    assert corpus.calls == []
+
+
 async def test_no_call_is_made_twice(run_loop: RunLoop, corpus: Any) -> None:
     await asked(run_loop, corpus, "What does the pump need in frost, and what in spring?")
 

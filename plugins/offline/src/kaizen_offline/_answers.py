@@ -8,9 +8,22 @@ whichever its schema allows. Where the schema leaves no such value, nothing is i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kaizen_offline._names import (
+    CONFIDENCE,
+    FOUND,
+    GENERIC,
+    MAIN,
+    NAMED,
+    PARTS,
+    PROPER_NAME,
+    REASONS,
+    SOURCES,
+    TYPED,
+    UNKNOWN_CHOICES,
+)
 from kaizen_offline._quotes import Citation, said, shortened
 from kaizen_offline._report import Report
 from kaizen_offline._schemas import Schema, problem, resolve
@@ -23,52 +36,6 @@ __all__ = ["UnknownFieldError", "fill"]
 _MAX_DEPTH = 8
 _MAX_ITEMS = 12
 _UNKNOWN = "unknown"
-_UNKNOWN_CHOICES = frozenset(
-    [
-        *("unknown", "unclear", "undetermined", "unsure", "uncertain", "none", "other"),
-        "n/a",
-        "na",
-    ]
-)
-_MAIN = (
-    *("answer", "response", "reply", "summary", "result", "output", "text", "explanation"),
-    *("description", "conclusion", "message", "content", "report", "analysis"),
-)
-_CONFIDENCE = re.compile(r"(?:.*_)?(?:confidence|certainty|probability|score|relevance)")
-_SOURCES = re.compile(
-    r"(?:.*_)?(?:source|citation|evidence|reference|quote|excerpt|passage)s?"
-)
-_REASONS = re.compile(r"(?:.*_)?(?:reasoning|rationale|justification|thoughts?|steps|how)")
-_FOUND = re.compile(r"(?:(?:is|was)_)?(?:found|known|answered|answerable)|has_answer")
-_NAMED = re.compile(r"(?:.*_)?(?:name|person|who|author)")
-_PROPER_NAME = r"\b[A-Z][\w'’-]+(?: (?:[a-z]{1,3} )?[A-Z][\w'’-]+)+"
-_GENERIC = re.compile(
-    r"(?:key_)?(?:items?|answers?|list|results?|names?|points?|findings?|facts|values?|"
-    r"is_true|verdict|yes)"
-)
-_PARTS: tuple[tuple[re.Pattern[str], Callable[[Citation], Any]], ...] = (
-    (
-        re.compile(r"(?:file|path|filename|file_path|source|document|name|location)"),
-        lambda c: c.path,
-    ),
-    (re.compile(r"(?:(?:start_|end_)?line(?:_number|_no)?|lineno)"), lambda c: c.line),
-    (
-        re.compile(
-            r"(?:quote|text|excerpt|snippet|passage|content|sentence|evidence|claim)"
-        ),
-        lambda c: c.quote,
-    ),
-    (re.compile(r"(?:title|heading|section)"), lambda c: c.heading),
-    (_CONFIDENCE, lambda c: c.score),
-)
-_TYPED = {
-    "email": r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",
-    "url": r"https?://[^\s<>\"')\]]+",
-    "uri": r"https?://[^\s<>\"')\]]+",
-    "phone": r"\+?\d[\d ()/-]{5,30}\d",
-    "ipv4": r"\b(?:\d{1,3}\.){3}\d{1,3}\b",
-    "uuid": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
-}
 
 
 class UnknownFieldError(Exception):
@@ -88,7 +55,7 @@ def fill(schema: Schema, report: Report) -> Any:
     """
     value = _Writer(schema, report).whole()
     if found := problem(value, schema):
-        raise UnknownFieldError(found)
+        raise UnknownFieldError(found.split()[0].removeprefix("value."))
     return value
 
 
@@ -104,17 +71,17 @@ class _Writer:
     def whole(self) -> Any:
         rules = resolve(self._root, self._root)
         known = rules.get("properties", {})
-        self._has_sources = any(_SOURCES.fullmatch(name) for name in known)
+        self._has_sources = any(SOURCES.fullmatch(name) for name in known)
         self._main = self._main_field(known)
         return self._value("answer", rules, 0)
 
     def _main_field(self, known: Mapping[str, Any]) -> str:
         """Return the name of the field that takes the answer in words."""
         texts = [name for name, part in known.items() if self._is_text(part)]
-        named = [name for name in _MAIN if name in texts]
+        named = [name for name in MAIN if name in texts]
         if named or not self._report.is_asked:
             return named[0] if named else ""
-        plain = (n for n in texts if not (_SOURCES.fullmatch(n) or _REASONS.fullmatch(n)))
+        plain = (n for n in texts if not (SOURCES.fullmatch(n) or REASONS.fullmatch(n)))
         return next(plain, "")
 
     def _is_text(self, part: Any) -> bool:
@@ -170,7 +137,7 @@ class _Writer:
             return self._one_citation(name, rules)
         required = rules.get("required", ())
         made: dict[str, Any] = {}
-        later = [each for each in known if _CONFIDENCE.fullmatch(each)]
+        later = [each for each in known if CONFIDENCE.fullmatch(each)]
         for each in (*(key for key in known if key not in later), *later):
             try:
                 made[each] = self._value(each, known[each], depth + 1)
@@ -201,21 +168,21 @@ class _Writer:
 
     def _readings(self, name: str, rules: Schema) -> Iterator[str]:
         """Give what a field of text might be, best first."""
-        if _REASONS.fullmatch(name):
+        if REASONS.fullmatch(name):
             yield self._how()
             return
-        if _SOURCES.fullmatch(name):
+        if SOURCES.fullmatch(name):
             yield from map(str, self._report.citations)
             return
         yield from self._labelled(name)
         found = self._speaking_of(name, rules, asked=False)
         heard = [said(each.sentence) for each in found]
-        shape = rules.get("pattern") or _TYPED.get(str(rules.get("format", "")))
+        shape = rules.get("pattern") or TYPED.get(str(rules.get("format", "")))
         shape = shape or next(
-            (p for word, p in _TYPED.items() if word in name.lower()), None
+            (p for word, p in TYPED.items() if word in name.lower()), None
         )
-        if _NAMED.fullmatch(name) and answer_kind(self._report.question) == "who":
-            shape = _PROPER_NAME
+        if NAMED.fullmatch(name) and answer_kind(self._report.question) == "who":
+            shape = PROPER_NAME
         if shape:
             yield from _matches(str(shape), [*heard, *self._lines()])
         elif str(rules.get("format", "")).startswith("date") or name.endswith("date"):
@@ -263,19 +230,16 @@ class _Writer:
         found = chosen(names, supports(names, self._spoken()))
         if found is not None and (self._report.is_known or not self._report.is_asked):
             self._shares.append(found[1])
+            if not self._is_asked_for(name):
+                self._confidence = min(self._confidence, 0.5)
             return options[names.index(found[0])]
-        if optional or None in rules["enum"]:
-            self._shares.append(0.0)
-            return self._null(name, rules)
-        for each in options:
-            if str(each).lower() in _UNKNOWN_CHOICES:
-                self._shares.append(0.0)
-                return each
-        raise UnknownFieldError(name)
-
-    def _null(self, name: str, rules: Schema) -> None:
-        if None not in rules["enum"]:
+        self._shares.append(0.0)
+        if None in rules["enum"]:
+            return None
+        unsure = [each for each in options if str(each).lower() in UNKNOWN_CHOICES]
+        if optional or not unsure:
             raise UnknownFieldError(name)
+        return unsure[0]
 
     def _spoken(self) -> list[tuple[str, float]]:
         """Return what may speak for a choice: the evidence, or the text that is judged."""
@@ -284,7 +248,7 @@ class _Writer:
         return [("\n".join(text.lines), 1.0) for text in self._report.texts]
 
     def _number(self, name: str, rules: Schema) -> float:
-        if _CONFIDENCE.fullmatch(name):
+        if CONFIDENCE.fullmatch(name):
             return self._scaled(name, rules)
         words = terms(f"{self._report.question} {_words(name, rules)}")
         asked = answer_kind(self._report.question) == "number"
@@ -322,12 +286,12 @@ class _Writer:
         back, if the field is called `answer` or the like. That is crude, so the confidence
         is at most 0.5.
         """
-        if _FOUND.fullmatch(name):
+        if FOUND.fullmatch(name):
             return self._report.is_known
         asked = answer_kind(self._report.question) == "yes_no"
         for each in self._speaking_of(name, rules, asked=asked):
             self._confidence = min(self._confidence, 0.5)
-            turned = bool(_GENERIC.fullmatch(name)) and denies(self._report.question)
+            turned = bool(GENERIC.fullmatch(name)) and denies(self._report.question)
             return denies(said(each.sentence)) is turned
         raise UnknownFieldError(name)
 
@@ -342,7 +306,7 @@ class _Writer:
     def _is_asked_for(self, name: str) -> bool:
         wanted = {term.stem for term in self._report.terms}
         named = {term.stem for term in terms(name.replace("_", " "))}
-        return bool(_GENERIC.fullmatch(name)) or bool(wanted & named)
+        return bool(GENERIC.fullmatch(name)) or bool(wanted & named)
 
     def _list(self, name: str, rules: Schema, depth: int) -> list[Any]:
         most = min(rules.get("maxItems", _MAX_ITEMS), _MAX_ITEMS)
@@ -363,8 +327,8 @@ class _Writer:
             return self._supported(inner["enum"])
         kind = inner.get("type", "object" if "properties" in inner else "string")
         if kind == "object":
-            return self._records(inner, depth)
-        if kind == "string" and _SOURCES.fullmatch(name):
+            return self._records(inner)
+        if kind == "string" and SOURCES.fullmatch(name):
             return map(str, self._report.citations)
         found = self._speaking_of(name, rules, asked=not self._main and depth == 1)
         if kind in ("integer", "number"):
@@ -377,7 +341,7 @@ class _Writer:
             support = supports([str(each) for each in options], self._spoken())
             yield from (each for each, s in zip(options, support, strict=True) if s > 0)
 
-    def _records(self, inner: Schema, depth: int) -> Iterator[dict[str, Any]]:
+    def _records(self, inner: Schema) -> Iterator[dict[str, Any]]:
         for citation in self._report.citations:
             if (made := self._cited(inner, citation)) is not None:
                 yield made
@@ -387,7 +351,7 @@ class _Writer:
         made: dict[str, Any] = {}
         required = rules.get("required", ())
         for name, part in rules.get("properties", {}).items():
-            value = next((get(citation) for p, get in _PARTS if p.fullmatch(name)), None)
+            value = next((get(citation) for p, get in PARTS if p.fullmatch(name)), None)
             if value is not None and not problem(value, part, self._root):
                 made[name] = value
             elif not problem(None, part, self._root):
@@ -431,7 +395,7 @@ def _with(part: Any, outer: Schema) -> Schema:
 
 
 def _is_citation(known: Mapping[str, Any]) -> bool:
-    return any(_PARTS[1][0].fullmatch(name) or name == "quote" for name in known)
+    return any(PARTS[1][0].fullmatch(name) or name == "quote" for name in known)
 
 
 def _words(name: str, rules: Schema) -> str:

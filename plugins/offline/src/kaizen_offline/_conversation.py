@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kaizen import Message, ModelRequest, ToolUse
@@ -20,8 +21,8 @@ _LABEL = re.compile(r"^([a-z_][a-z0-9_]*):(?: |$)", re.MULTILINE)
 _CUT = re.compile(r"\n?\[cut: [^\n]*\]\s*\Z")
 _CONTINUES = re.compile(r"continue with start_line=(\d+)\]\s*\Z")
 _QUESTION_NAMES = (
-    *("question", "query", "q", "prompt", "task", "request", "instruction", "instructions"),
-    *("ask", "topic", "problem", "goal", "objective", "message", "input"),
+    *("question", "query", "q", "prompt", "task", "instruction", "instructions"),
+    *("topic", "goal", "objective"),
 )
 _OWN_ORIGINS = ("", "user")
 _KERNEL_ORIGINS = ("kernel", "signature")
@@ -29,7 +30,7 @@ _FAILURE = re.compile(r"(?:Error: )?\[[A-Z]+_\d{3}\] |(?i:error)\b[^\n]{0,500}\Z
 _MAX_CHARS = 4_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """A tool call of this conversation, and what the model was told of its result."""
 
@@ -37,7 +38,7 @@ class Call:
     arguments: Mapping[str, Any]
     content: str
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
         """The result, if it is a JSON object, as far as it was not cut; or nothing."""
         text = _CUT.sub("", self.content)
@@ -61,6 +62,19 @@ class Call:
         return Text(path=path, lines=tuple(lines), start_line=start)
 
     @property
+    def matches(self) -> list[Text]:
+        """The lines that a search has shown."""
+        if self.name != "grep" or not isinstance(self.data.get("matches"), list):
+            return []
+        found = (each for each in self.data["matches"] if isinstance(each, dict))
+        lines = ((each.get("path"), each.get("line"), each.get("text")) for each in found)
+        return [
+            Text(path=path, lines=(text,), start_line=line)
+            for path, line, text in lines
+            if isinstance(path, str) and isinstance(line, int) and isinstance(text, str)
+        ]
+
+    @property
     def continues_at(self) -> int | None:
         """The line at which a file that was cut goes on."""
         if told := _CONTINUES.search(self.content):
@@ -81,13 +95,15 @@ class Conversation:
     Attributes:
         question: What is asked, or `""` if a text is only given.
         subject: What is given with it, or instead of a question.
-        calls: The tool calls so far, oldest first.
+        calls: The tool calls so far, oldest first, also those for earlier questions.
+        recent: How many of them were made for this question.
         turns: How many turns of tool calls there were since the question.
     """
 
     question: str
     subject: tuple[Text, ...]
     calls: tuple[Call, ...]
+    recent: int
     turns: int
 
     @property
@@ -96,10 +112,7 @@ class Conversation:
         read = [text for call in self.calls if (text := call.text)]
         files = {text.path for text in read}
         found = (
-            each
-            for call in self.calls
-            for each in _matches_of(call)
-            if each.path not in files
+            each for call in self.calls for each in call.matches if each.path not in files
         )
         return tuple(_bounded([*self.subject, *read, *found]))
 
@@ -112,6 +125,7 @@ def read_conversation(request: ModelRequest) -> Conversation:
         question=question,
         subject=tuple(subject),
         calls=tuple(_calls(request.messages)),
+        recent=sum(message.role == "tool" for message in request.messages[start:]),
         turns=sum(bool(message.tool_uses) for message in request.messages[start:]),
     )
 
@@ -165,9 +179,8 @@ def _parted(text: str, names: frozenset[str]) -> tuple[str, list[Text]]:
     if not inputs:
         return _from_plain(text)
     named = next((name for name in _QUESTION_NAMES if name in inputs), None)
-    if named is None or (len(inputs) == 1 and not is_question(inputs[named])):
-        asking = (name for name, value in inputs.items() if is_question(value))
-        named = next(asking, named if named in _QUESTION_NAMES[:8] else None)
+    if named is None:
+        named = next((name for name, value in inputs.items() if is_question(value)), None)
     question = inputs.pop(named) if named else ""
     if named and len(question) > 400:
         question, given = _from_plain(question)
@@ -220,21 +233,6 @@ def _arguments(use: ToolUse) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _matches_of(call: Call) -> Iterator[Text]:
-    """Give the lines that a search has shown."""
-    if call.name != "grep":
-        return
-    for match in _objects(call.data.get("matches")):
-        path, line, text = match.get("path"), match.get("line"), match.get("text")
-        if isinstance(path, str) and isinstance(line, int) and isinstance(text, str):
-            yield Text(path=path, lines=(text,), start_line=line)
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        yield from (each for each in value if isinstance(each, dict))
 
 
 def _bounded(texts: Sequence[Text]) -> Iterator[Text]:

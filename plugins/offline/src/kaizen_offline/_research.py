@@ -46,6 +46,28 @@ class _File:
     counts: dict[Term, int] = field(default_factory=dict)
     lines: dict[int, set[Term]] = field(default_factory=dict)
 
+    def note(self, line: int, text: str, wanted: Sequence[Term]) -> None:
+        """Take down which words a line holds; a line may be found more than once."""
+        lower = split_names(text).lower()
+        here = self.lines.setdefault(line, set())
+        for term in wanted:
+            if term not in here and term.is_in(lower):
+                here.add(term)
+                self.counts[term] = self.counts.get(term, 0) + 1
+
+    def score(self, weights: Mapping[Term, float]) -> float:
+        """Return what the words in it, in its best line and in its name are worth."""
+        held = sum(
+            weights[term] * (1 + 0.1 * min(n, 10)) for term, n in self.counts.items()
+        )
+        best = max(
+            (sum(weights[t] for t in line) for line in self.lines.values()), default=0
+        )
+        path = split_names(self.path).lower()
+        named = sum(weight for term, weight in weights.items() if term.is_in(path))
+        is_test = {"tests", "test"} & set(PurePosixPath(self.path).parts)
+        return (held + best + 0.5 * named) * (0.7 if is_test else 1.0)
+
 
 def next_calls(
     conversation: Conversation, tools: Sequence[ToolSpec], limits: Limits
@@ -102,7 +124,9 @@ def _read(
             planned.append(("read_file", _opening(file)))
     if not any(call.name == "search_files" for call in conversation.calls):
         planned = [*_walk(conversation.calls), *planned]
-    return planned[: max(min(_MAX_READS_PER_TURN, limits.reads - len(reads)), 0)]
+    recent = conversation.calls[len(conversation.calls) - conversation.recent :]
+    left = limits.reads - sum(call.name == "read_file" for call in recent)
+    return planned[: max(min(_MAX_READS_PER_TURN, left), 0)]
 
 
 def _files(calls: Sequence[Call], wanted: Sequence[Term]) -> dict[str, _File]:
@@ -112,19 +136,10 @@ def _files(calls: Sequence[Call], wanted: Sequence[Term]) -> dict[str, _File]:
         for path in _listed(call):
             if _is_readable(path):
                 files.setdefault(path, _File(path))
-        if call.name != "grep":
-            continue
-        for match in call.data.get("matches") or ():
-            if not isinstance(match, dict) or not _is_readable(match.get("path")):
-                continue
-            file = files.setdefault(match["path"], _File(match["path"]))
-            text = split_names(str(match.get("text", ""))).lower()
-            at = match.get("line")
-            here = file.lines.setdefault(at if isinstance(at, int) else 1, set())
-            for term in wanted:
-                if term.is_in(text) and term not in here:
-                    here.add(term)
-                    file.counts[term] = file.counts.get(term, 0) + 1
+        for match in call.matches:
+            if _is_readable(match.path):
+                file = files.setdefault(match.path, _File(match.path))
+                file.note(match.start_line, match.lines[0], wanted)
     return files
 
 
@@ -168,23 +183,11 @@ def _ranked(
         term: math.log(1 + (len(files) + 1) / (count + 0.5))
         for term, count in holding.items()
     }
-    named = set(_FOUND.findall(question))
-    scored: list[tuple[_File, float]] = []
-    for file in files.values():
-        total = sum(
-            weights[term] * (1 + 0.1 * min(n, 10)) for term, n in file.counts.items()
-        )
-        best = max(
-            (sum(weights[t] for t in line) for line in file.lines.values()), default=0
-        )
-        in_path = sum(
-            weights[term] for term in wanted if term.is_in(split_names(file.path).lower())
-        )
-        asked_for = any(file.path.endswith(name) for name in named)
-        score = total + best + 0.5 * in_path + 1000 * asked_for
-        if {"tests", "test"} & set(PurePosixPath(file.path).parts):
-            score *= 0.7
-        scored.append((file, score))
+    named = tuple(_FOUND.findall(question))
+    scored = [
+        (file, file.score(weights) + 1000 * (bool(named) and file.path.endswith(named)))
+        for file in files.values()
+    ]
     scored.sort(key=lambda each: (-each[1], each[0].path))
     return [each for each in scored if each[1] > 0 or not searched]
 

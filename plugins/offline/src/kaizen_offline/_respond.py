@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 
-from kaizen import ModelError, ModelReply, ModelRequest, OutputSpec
+from kaizen import ModelError, ModelReply, ModelRequest, OutputSpec, ToolUse
 
 from kaizen_offline._answers import UnknownFieldError, fill
 from kaizen_offline._conversation import Conversation, read_conversation
@@ -20,6 +20,7 @@ __all__ = ["respond"]
 _FREE = Decimal(0)
 _CHARS_PER_TOKEN = 4
 _MAX_CHARS = 1200
+_ENOUGH = 0.7
 
 
 def respond(request: ModelRequest, limits: Limits) -> ModelReply:
@@ -29,9 +30,9 @@ def respond(request: ModelRequest, limits: Limits) -> ModelReply:
         ModelError: The outputs leave no honest value for a field.
     """
     conversation = read_conversation(request)
-    calls = next_calls(conversation, request.tools, limits)
+    calls = _calls(conversation, request, limits)
     reply = ModelReply(
-        text="" if calls else _answer(conversation, request),
+        text="" if calls else _answer(report_on(conversation), request),
         tool_uses=calls,
         finish_reason="tool_calls" if calls else "stop",
         cost_usd=_FREE,
@@ -40,8 +41,17 @@ def respond(request: ModelRequest, limits: Limits) -> ModelReply:
     return replace(reply, usage=estimate_usage(request, reply.text, reply))
 
 
-def _answer(conversation: Conversation, request: ModelRequest) -> str:
-    report = report_on(conversation)
+def _calls(
+    conversation: Conversation, request: ModelRequest, limits: Limits
+) -> tuple[ToolUse, ...]:
+    """Return what should be looked up; nothing if what was given answers the question."""
+    is_first = conversation.subject and not conversation.calls
+    if is_first and report_on(conversation).confidence >= _ENOUGH:
+        return ()
+    return next_calls(conversation, request.tools, limits)
+
+
+def _answer(report: Report, request: ModelRequest) -> str:
     if request.output is not None:
         return _structured(request.output, report)
     tokens = request.settings.max_tokens

@@ -96,7 +96,7 @@ class Findings:
 def search(question: str, texts: Iterable[Text], *, limit: int = 12) -> Findings:
     """Return what the texts hold on a question.
 
-    At most 30,000 passages are looked at, and for at most ten seconds.
+    At most 30,000 passages are looked at: those that are cut within ten seconds.
     """
     wanted = tuple(terms(question))
     if not wanted:
@@ -107,7 +107,7 @@ def search(question: str, texts: Iterable[Text], *, limit: int = 12) -> Findings
     with closing(_Index([unit.text for unit in units], units)) as index:
         weights = index.weights(wanted)
         best = index.best(wanted, _CANDIDATES)
-    found = _ranked(question, wanted, weights, [(units[i], rank) for i, rank in best])
+    found = _ranked(question, weights, [(units[i], rank) for i, rank in best])
     return Findings(question=question, weights=weights, evidence=tuple(found[:limit]))
 
 
@@ -125,9 +125,9 @@ class _Index:
     """Full text search over passages or sentences, for as long as it is open."""
 
     def __init__(self, bodies: Sequence[str], owners: Sequence[Passage]) -> None:
-        self._size = len(bodies)
-        import sqlite3
+        import sqlite3  # when it is first needed
 
+        self._size = len(bodies)
         self._database = sqlite3.connect(":memory:")
         self._database.execute(_SCHEMA)
         self._database.executemany(
@@ -195,7 +195,10 @@ class _Index:
 def _expanded(text: str) -> str:
     """Add the words of `camelCase` names behind the text, so that both are found."""
     split = split_names(text)
-    return text if split == text else f"{text}\n{split}"
+    both = text if split == text else f"{text}\n{split}"
+    return both.encode("utf-8", "replace").decode(
+        "utf-8"
+    )  # a database wants whole characters
 
 
 def _exact(term: Term) -> str:
@@ -206,56 +209,70 @@ def _related(term: Term) -> str:
     return f'"{term.stem}" *' if len(term.stem) >= 5 else _exact(term)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A sentence of one of the best passages, and how BM25 ranks that, 0 to 1."""
+
+    passage: int
+    sentence: Sentence
+    rank: float
+
+
 def _ranked(
-    question: str,
-    wanted: Sequence[Term],
-    weights: Mapping[Term, float],
-    best: Sequence[tuple[Passage, float]],
+    question: str, weights: Mapping[Term, float], best: Sequence[tuple[Passage, float]]
 ) -> list[Evidence]:
+    """Return the sentences of passages, best first.
+
+    Coverage decides; the rank of the passage, words in the order of the question, and
+    the kind of answer that is wanted, such as a number, settle what is nearly equal.
+    """
     rows = [
-        (number, sentence, rank)
+        _Row(number, sentence, rank)
         for number, (passage, rank) in enumerate(best)
         for sentence in sentences(passage)
     ]
     if not rows:
         return []
-    bodies = [sentence.text for _, sentence, _ in rows]
-    with closing(_Index(bodies, [sentence.passage for _, sentence, _ in rows])) as index:
-        matched = index.matched(wanted)
-        pairs = [index.rows(f'"{one.word} {two.word}"') for one, two in pairwise(wanted)]
-    total = sum(weights.values())
+    bodies = [row.sentence.text for row in rows]
+    with closing(_Index(bodies, [row.sentence.passage for row in rows])) as index:
+        matched = index.matched(list(weights))
+        pairs = [index.rows(f'"{one.word} {two.word}"') for one, two in pairwise(weights)]
     beside = _beside(rows, matched)
     fits = _FITS.get(answer_kind(question))
     found = []
-    for row, (number, sentence, rank) in enumerate(rows):
-        coverage = (
-            sum(
-                weights[term]
-                * max(
-                    matched[term].get(row, 0.0), _IN_PARAGRAPH * beside[term].get(number, 0)
-                )
-                for term in wanted
-            )
-            / total
+    for i, row in enumerate(rows):
+        here = {term: matched[term].get(i, 0.0) for term in weights}
+        around = {term: _IN_PARAGRAPH * beside[row.passage, term] for term in weights}
+        own = _share(weights, here)
+        coverage = _share(
+            weights, {term: max(here[term], around[term]) for term in weights}
         )
-        own = sum(weights[term] * matched[term].get(row, 0.0) for term in wanted) / total
         score = (
-            coverage + 0.3 * own + 0.3 * rank + 0.06 * sum(row in pair for pair in pairs)
+            coverage + 0.3 * own + 0.3 * row.rank + 0.06 * sum(i in pair for pair in pairs)
         )
-        if fits is not None and fits.search(sentence.text):
+        if fits is not None and fits.search(row.sentence.text):
             score += 0.12
-        score *= 0.85 if sentence.passage.kind == "code" else 1.0
-        found.append(Evidence(sentence=sentence, coverage=coverage, own=own, score=score))
+        if row.sentence.passage.kind == "code":
+            score *= 0.85
+        found.append(
+            Evidence(sentence=row.sentence, coverage=coverage, own=own, score=score)
+        )
     return sorted(found, key=lambda each: -each.score)
 
 
+def _share(weights: Mapping[Term, float], places: Mapping[Term, float]) -> float:
+    return sum(weights[term] * place for term, place in places.items()) / sum(
+        weights.values()
+    )
+
+
 def _beside(
-    rows: Sequence[tuple[int, Sentence, float]], matched: Mapping[Term, Mapping[int, float]]
-) -> dict[Term, dict[int, float]]:
+    rows: Sequence[_Row], matched: Mapping[Term, Mapping[int, float]]
+) -> dict[tuple[int, Term], float]:
     """Return how well each passage as a whole answers for each word."""
-    beside: dict[Term, dict[int, float]] = {term: {} for term in matched}
-    for row, (number, _, _) in enumerate(rows):
+    beside: dict[tuple[int, Term], float] = {}
+    for i, row in enumerate(rows):
         for term, places in matched.items():
-            known = beside[term].get(number, 0.0)
-            beside[term][number] = max(known, places.get(row, 0.0))
+            key = row.passage, term
+            beside[key] = max(beside.get(key, 0.0), places.get(i, 0.0))
     return beside
