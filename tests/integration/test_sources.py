@@ -41,9 +41,7 @@ def imports_of(file: Path) -> Iterator[str]:
 def third_parties(files: Iterable[Path]) -> set[str]:
     """Return what files import that is neither ours nor the standard library's."""
     found = {name for file in files for name in imports_of(file)}
-    return {
-        name for name in found if not name.startswith("kaizen")
-    } - sys.stdlib_module_names
+    return {name for name in found if not name.startswith("kaizen")} - STANDARD_LIBRARY
 
 
 def declared(folder: Path) -> set[str]:
