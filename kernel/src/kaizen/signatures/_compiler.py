@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from kaizen.errors import InputError, OutputError, SignatureError
 from kaizen.media import NO_LOCAL_FILES
 from kaizen.signatures._fields import describe_field
-from kaizen.signatures._problems import input_problems, reply_problems
+from kaizen.signatures._problems import MOST_ERRORS, input_problems, reply_problems
 from kaizen.signatures._prompts import (
     default_instructions,
     render,
@@ -204,13 +204,15 @@ class CompiledSignature:
         try:
             values = self._validate_json(text, context=NO_LOCAL_FILES)
         except ValidationError as error:
-            return self._parse_slowly(text, error)
-        # As many colons as names: no name occurs twice, and nothing else can be wrong.
-        if text.count(":") == self._sure_colons:
-            return values
-        if count_names(text) == self._sure_colons:
-            return values
-        return self._checked(values, text)
+            failure = error
+        else:
+            # As many colons as names: no name occurs twice; no more can be wrong.
+            if text.count(":") == self._sure_colons:
+                return values
+            if count_names(text) == self._sure_colons:
+                return values
+            return self._checked(values, text)
+        return self._parse_slowly(text, failure)
 
     def validate_outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return outputs that something other than a model made, as the types say.
@@ -257,7 +259,7 @@ class CompiledSignature:
 
     def _mend(self, document: str, error: ValidationError) -> dict[str, Any]:
         """Try again with mappings where the strict schema made the model write pairs."""
-        if self._has_mappings:
+        if self._has_mappings and error.error_count() <= MOST_ERRORS:
             plain = self.legacy_output_schema
             restored = pairs_to_mappings(check_json(document), plain, plain)
             try:

@@ -87,6 +87,15 @@ _STRUCTURE: Final = frozenset(
         "uniqueItems",
     }
 )
+_MALFORMED = (
+    AttributeError,
+    KeyError,
+    NameError,
+    PydanticUserError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _DECIMAL = "^(?!^[-+.]*$)"  # how the pattern starts that pydantic gives a Decimal
 
 
@@ -98,7 +107,13 @@ def read_schema(
     Raises:
         SignatureError: The schema is too large, or says what no type here can say.
     """
-    return _Reader(schema, signature).fields(role)
+    try:
+        return _Reader(schema, signature).fields(role)
+    except SignatureError:
+        raise
+    except _MALFORMED as error:
+        problem = f"cannot be made of its schema, which is malformed: {error!s:.200}"
+        raise SignatureError(f"signature {signature!r}", problem) from error
 
 
 class _Reader:
@@ -164,6 +179,7 @@ class _Reader:
         if "const" in schema:
             return Literal[schema["const"]]
         if "enum" in schema:
+            self._nodes += len(schema["enum"])
             return Literal[tuple(schema["enum"])]
         kind = schema.get("type")
         if isinstance(kind, list):

@@ -173,16 +173,14 @@ def _typed_dict_fields(cls: Any, role: Role) -> dict[str, tuple[Any, FieldMarker
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {}
     for name, hint in hints.items():
-        origin = getattr(typing.get_origin(hint), "__name__", None) or str(
-            typing.get_origin(hint)
-        )
-        wrapped = origin.rpartition(".")[2] in ("Required", "NotRequired", "ReadOnly")
+        mark = str(getattr(hint, "__origin__", "")).rpartition(".")[2]
+        wrapped = mark in ("Required", "NotRequired", "ReadOnly")
+        # Python does not see the marks of string annotations in __required_keys__.
+        may_lack = mark == "NotRequired" or name not in cls.__required_keys__
+        required = False if may_lack and mark != "Required" else None
         annotation = typing.get_args(hint)[0] if wrapped else hint
-        required = None if name in cls.__required_keys__ else False
-        fields[name] = (
-            annotation,
-            FieldMarker(role=role, required=required, constraints={}),
-        )
+        marker = FieldMarker(role=role, required=required, constraints={})
+        fields[name] = (annotation, marker)
     return fields
 
 

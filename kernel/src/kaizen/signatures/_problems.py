@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_MOST_ERRORS: Final = 1000
+MOST_ERRORS: Final = 1000
+"""With more, only their number is told."""
+
 _MOST_LINES: Final = 20
 _MOST_SHOWN: Final = 20
 _COMPARISONS: Final = {
@@ -47,7 +49,7 @@ def reply_problems(
         names: All the names of properties in the schema; other parts of a location,
             such as members of a union, are left out.
     """
-    if error.error_count() > _MOST_ERRORS:
+    if error.error_count() > MOST_ERRORS:
         return (f"the reply has {error.error_count()} errors; follow the schema",)
     found: dict[str, list[str]] = {}
     got: dict[str, str] = {}
@@ -73,7 +75,7 @@ def input_problems(
     error: ValidationError, inputs: Iterable[str], names: frozenset[str]
 ) -> tuple[str, ...]:
     """Return one line a field, for the caller who gave the values, without the values."""
-    if error.error_count() > _MOST_ERRORS:
+    if error.error_count() > MOST_ERRORS:
         return (f"there are {error.error_count()} errors",)
     known = list(inputs)
     lines: dict[str, None] = {}
@@ -102,7 +104,8 @@ def _unknown(name: str, known: list[str]) -> str:
 def _words(detail: ErrorDetails) -> str:
     comparison = _COMPARISONS.get(detail["type"])
     if comparison is not None:
-        return comparison.format_map(detail.get("ctx", {}))
+        limits = detail.get("ctx", {}).items()
+        return comparison.format_map({k: str(v).removesuffix(".0") for k, v in limits})
     message = detail["msg"]
     for start in ("Value error, ", "Assertion failed, ", "Input "):
         message = message.removeprefix(start)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from kaizen.media import Media
@@ -53,7 +54,7 @@ def with_schema(prompt: str, schema: Mapping[str, Any]) -> str:
 
 
 def render(
-    fields: Mapping[str, SignatureField], values: Mapping[str, Any]
+    inputs: Mapping[str, SignatureField], values: Mapping[str, Any]
 ) -> str | tuple[str | Media, ...]:
     """Return the values as `name: value`, with media standing where they belong.
 
@@ -61,9 +62,9 @@ def render(
     """
     blocks: list[str] = []
     parts: list[str | Media] = []
-    for name, field in fields.items():
+    for name, field in inputs.items():
         value = values.get(name)
-        if value is None and not field.required:
+        if value is None and (name not in values or not field.required):
             continue
         media: list[Media] = []
         blocks.append(f"{name}: {_text(value, media)}".rstrip())
@@ -91,8 +92,7 @@ def _text(value: Any, media: list[Media]) -> str:
     ):
         media.extend(value)
         return ""
-    plain = _plain(TypeAdapter(Any).dump_python(value), media)
-    jsonable = to_jsonable_python(plain, fallback=str)
+    jsonable = to_jsonable_python(_plain(value, media), fallback=str)
     if isinstance(jsonable, str):
         return jsonable
     return json.dumps(jsonable, ensure_ascii=False)
@@ -103,6 +103,10 @@ def _plain(value: Any, media: list[Media]) -> Any:
     if isinstance(value, Media):
         media.append(value)
         return f"[{value.kind} {len(media)}]"
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item, media) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -116,10 +120,10 @@ def _order(value: Any) -> str:
     return json.dumps(to_jsonable_python(value, fallback=str), sort_keys=True)
 
 
-def _described(fields: Mapping[str, SignatureField]) -> str:
-    return "\n".join(f"- {describe_field(field)}" for field in fields.values())
+def _described(known: Mapping[str, SignatureField]) -> str:
+    return "\n".join(f"- {describe_field(field)}" for field in known.values())
 
 
-def _listed(fields: Mapping[str, SignatureField]) -> str:
-    *first, last = fields
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

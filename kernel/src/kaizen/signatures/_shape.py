@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError, core_schema
 
 from kaizen.errors import SignatureError
+from kaizen.media import Media
 from kaizen.signatures._annotations import takes_none, type_words, with_metadata
 from kaizen.signatures._fields import MISSING, SignatureField
 
@@ -18,6 +24,11 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 _UNUSABLE = (PydanticUserError, SchemaError, TypeError, ValueError, RuntimeError, NameError)
+_COMPARED = ("gt", "ge", "lt", "le", "multiple_of")
+_SIZED = ("min_length", "max_length")
+_CONTAINERS = (list, dict, set, frozenset, tuple)
+_NOT_COMPARED = (str, bytes, *_CONTAINERS, BaseModel, Enum, UUID, Media)
+_NOT_SIZED = (int, float, Decimal, date, time, timedelta, BaseModel, Enum, UUID, Media)
 
 
 class QuietJsonSchema(GenerateJsonSchema):
@@ -58,9 +69,8 @@ def build_adapter(fields: Mapping[str, SignatureField], signature: str) -> TypeA
     except SignatureError:
         raise
     except _UNUSABLE as error:  # what shows only when the parts are put together
-        raise SignatureError(
-            f"signature {signature!r}", f"cannot be compiled: {error}"
-        ) from error
+        problem = f"cannot be compiled: {' '.join(str(error).split())[:500]}"
+        raise SignatureError(f"signature {signature!r}", problem) from error
     return adapter
 
 
@@ -68,6 +78,8 @@ def _field_schema(
     field: SignatureField, signature: str, handler: GetCoreSchemaHandler
 ) -> core_schema.CoreSchema:
     annotated = with_metadata(field.annotation, field.info)
+    if misfit := _misfit(field):
+        raise _unusable(field, signature, f"{misfit!r} does not fit that type")
     try:
         schema = handler.generate_schema(annotated)
         if field.required:
@@ -78,6 +90,23 @@ def _field_schema(
         raise _unusable(field, signature, f"the default does not fit: {problem}") from None
     except _UNUSABLE as error:
         raise _unusable(field, signature, str(error).partition("\n")[0]) from error
+
+
+def _misfit(field: SignatureField) -> str | None:
+    """Return a constraint at which pydantic would stumble only when there is a value."""
+    members = [m for m in get_args(field.annotation) if m is not NoneType]
+    base = members[0] if len(members) == 1 and takes_none(field.annotation) else None
+    base = base or field.annotation
+    base = get_origin(base) or base
+    if not isinstance(base, type):
+        return None
+    wrong = [
+        *(_COMPARED if issubclass(base, _NOT_COMPARED) else ()),
+        *(_SIZED if issubclass(base, _NOT_SIZED) else ()),
+        *(("pattern",) if issubclass(base, (*_NOT_SIZED, *_CONTAINERS)) else ()),
+    ]
+    given = field.info.metadata
+    return next((w for w in wrong for m in given if getattr(m, w, None) is not None), None)
 
 
 def _with_default(

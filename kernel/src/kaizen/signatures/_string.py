@@ -68,7 +68,9 @@ _GENERICS: Final[Mapping[str, int | None]] = {
     "Optional": 1,
     "Union": None,
 }
-_KNOWN: Final = sorted({*_TYPES, *_GENERICS, "Literal"}, key=str.lower)
+_KNOWN: Final = sorted(
+    {*_TYPES, *_GENERICS, "Literal"}, key=lambda name: (name.lower(), name)
+)
 _CONSTANTS: Final[Mapping[str, Any]] = {"True": True, "False": False, "None": None}
 _TOKEN = re.compile(
     r"""
