@@ -70,6 +70,26 @@ ANSWERABLE = [
     ("How long are entries of the event recorder kept?", "retention"),
     ("What is the price of a family ticket?", "function familyTicketPrice"),
     ("Why are coins refused in the cold?", "Coins are refused"),
+    ("Where does the unsold bread end up?", "what remains goes to the night"),
+    ("How many benches are there in the greenhouse?", "six benches"),
+    ("Who takes the minutes?", "Oluwaseun Bello (minutes)"),
+    ("By how much did the water bill rise?", "18 percent"),
+    ("What kind of oil is in the motor?", "food-grade"),
+    ("How far away could the lighthouse be seen?", "nineteen nautical"),
+    ("At what temperature is the frost alarm sounded?", "FROST_ALARM_CELSIUS"),
+    ("How many items may a member have at once?", "at most ten"),
+    ("How long does the ferry take?", "fifty minutes"),
+    ("Who is on call at night?", "on_call"),
+    ("What should be done with the valve before the first start?", "Close the valve"),
+    ("Where does the ear protection hang?", "hangs beside"),
+    ("What was the seed swap money spent on?", "spend it on a second"),
+    ("How big is the deposit for a wedding cake?", "one third"),
+    ("Until when can I cancel?", "fourteen days"),
+    ("Which products contain nuts?", "gluten, nuts"),
+    ("What is the discount on return tickets?", "RETURN_DISCOUNT"),
+    ("When does a membership lapse?", "Membership lapses"),
+    ("What points to a leaking pressure tank?", "pressure tank"),
+    ("Who keeps the key to the paper store?", "Imogen Achterberg"),
 ]
 """Questions, and a piece of the line that answers each."""
 
@@ -88,6 +108,16 @@ UNANSWERABLE = [
     "What is the boiling point of mercury?",
     "Does the greenhouse grow orchids?",
     "What salary does a librarian earn?",
+    "What is the ferry's name?",
+    "How many staff work in the bakery?",
+    "Which brand is the letterpress?",
+    "Who manufactured the pump?",
+    "What is the library's website?",
+    "How long is the island?",
+    "Who repaired the shed roof last year?",
+    "What is the recipe of the rye loaf?",
+    "How many trams are there?",
+    "Is there a train to the harbour?",
 ]
 
 

@@ -17,8 +17,8 @@ theirs them then there these they thing things this those through to too under u
 upon us use used uses using ve very via want was wasn way ways we were weren what whatever
 when whenever where wherever whether which while who whom whose why will with within
 without won would wouldn yes yet you your yours answer answers describe describes example
-examples explain explains find happen happens know known list long mean means name
-question show shows summarise summarize summary work works
+examples explain explains find happen happens know known list long mean means question
+show shows summarise summarize summary work works
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 

@@ -8,10 +8,11 @@ by *coverage*: which share of the question's words they answer for.
     weight(t)   = 1 + ln(1 + (N - n + 0.5) / (n + 0.5))
     coverage(s) = sum of weight(t) * place(t, s)  /  sum of weight(t)
 
-N is the number of passages and n how many hold the word t. `place` is 1 for a word in the
-sentence itself, and less for one in the heading, the name or the paragraph that it stands
-in. What the model calls its confidence is the coverage of the best sentence times w/(w+0.5)
-for w words: words that agree are no proof, and one or two say less than five.
+N is the number of passages and n how many hold the word t. `place` is 1 for a word in
+the sentence itself, and less for one in the heading, the name or the paragraph that it
+stands in. A question for a number or a time counts that as one more word. What the
+model calls its confidence is the coverage of the best sentence times w/(w+0.5) for w
+words: words that agree are no proof, and one or two say less than five.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
+from kaizen_offline._lexicon import NUMBERS
 from kaizen_offline._passages import Passage, Sentence, Text, passages, sentences
-from kaizen_offline._words import Term, answer_kind, split_names, terms
+from kaizen_offline._words import Term, answer_kind, attribute, split_names, terms
 
 __all__ = ["Evidence", "Findings", "search"]
 
@@ -36,17 +38,17 @@ _IN_HEADING = 0.8
 _IN_PARAGRAPH = 0.6
 _IN_PATH = 0.5
 _RELATED = 0.8
+_ATTRIBUTE = 1.5
+_KIND = 0.75
+_COUNTS = (
+    rf"\d|\b(?:{'|'.join(NUMBERS)}|half|dozen|never|every|daily|weekly|monthly|yearly)\b"
+)
 _FITS = {
-    "number": re.compile(
-        r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|twenty|"
-        r"thirty|forty|fifty|hundred|thousand|half|once|twice|never|every|daily|weekly|"
-        r"monthly|yearly|unlimited)\b",
-        re.IGNORECASE,
-    ),
+    "number": re.compile(_COUNTS, re.IGNORECASE),
     "time": re.compile(
-        r"\d|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day|\b(?:january|february|march|april|"
-        r"june|july|august|september|october|november|december|noon|midnight|morning|"
-        r"evening|dawn|dusk|spring|summer|autumn|winter|before|after|until|once)\b",
+        rf"{_COUNTS}|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day|\b(?:january|february|march|"
+        r"april|may|june|july|august|september|october|november|december|noon|midnight|"
+        r"morning|evening|dawn|dusk|spring|summer|autumn|winter|before|after|until|when)\b",
         re.IGNORECASE,
     ),
     "who": re.compile(r"(?<=[\w,] )[A-Z][a-z]+|^[A-Z][a-z]+ [A-Z]|\b(?:by|team|staff)\b"),
@@ -106,6 +108,8 @@ def search(question: str, texts: Iterable[Text], *, limit: int = 12) -> Findings
         return Findings(question=question, weights=dict.fromkeys(wanted, 1.0))
     with closing(_Index([unit.text for unit in units], units)) as index:
         weights = index.weights(wanted)
+        if (asked := attribute(question)) in weights:
+            weights[asked] *= _ATTRIBUTE
         best = index.best(wanted, _CANDIDATES)
     found = _ranked(question, weights, [(units[i], rank) for i, rank in best])
     return Findings(question=question, weights=weights, evidence=tuple(found[:limit]))
@@ -238,26 +242,50 @@ def _ranked(
         matched = index.matched(list(weights))
         pairs = [index.rows(f'"{one.word} {two.word}"') for one, two in pairwise(weights)]
     beside = _beside(rows, matched)
-    fits = _FITS.get(answer_kind(question))
+    total = sum(weights.values())
+    kind = _Kind.of(question, total / len(weights))
     found = []
     for i, row in enumerate(rows):
         here = {term: matched[term].get(i, 0.0) for term in weights}
-        around = {term: _IN_PARAGRAPH * beside[row.passage, term] for term in weights}
-        own = _share(weights, here)
-        coverage = _share(
-            weights, {term: max(here[term], around[term]) for term in weights}
-        )
+        around = {
+            term: max(place, _IN_PARAGRAPH * beside[row.passage, term])
+            for term, place in here.items()
+        }
+        own, coverage = _share(weights, here), _share(weights, around)
+        coverage = kind.joined(coverage, total, row.sentence)
         score = (
             coverage + 0.3 * own + 0.3 * row.rank + 0.06 * sum(i in pair for pair in pairs)
         )
-        if fits is not None and fits.search(row.sentence.text):
-            score += 0.12
+        score += 0.12 * kind.fits(row.sentence.text)
         if row.sentence.passage.kind == "code":
             score *= 0.85
         found.append(
             Evidence(sentence=row.sentence, coverage=coverage, own=own, score=score)
         )
     return sorted(found, key=lambda each: -each.score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The kind of answer that a question asks for, such as a number."""
+
+    pattern: re.Pattern[str] | None
+    weight: float
+
+    @classmethod
+    def of(cls, question: str, mean: float) -> _Kind:
+        kind = answer_kind(question)
+        return cls(_FITS.get(kind), _KIND * mean if kind in ("number", "time") else 0.0)
+
+    def fits(self, text: str) -> bool:
+        return self.pattern is not None and bool(self.pattern.search(text))
+
+    def joined(self, coverage: float, total: float, sentence: Sentence) -> float:
+        """Count the kind like a word of the question."""
+        place = 1.0 if self.fits(sentence.text) else 0.0
+        if not place and self.fits(sentence.passage.text):
+            place = _IN_PARAGRAPH
+        return (coverage * total + place * self.weight) / (total + self.weight)
 
 
 def _share(weights: Mapping[Term, float], places: Mapping[Term, float]) -> float:

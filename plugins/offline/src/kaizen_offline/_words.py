@@ -31,6 +31,9 @@ _OPENERS = (
     r"may|might|must|should|shall|will|would|has|have|had|find|list|name|tell|explain|"
     r"describe|show|summari[sz]e|give|define|count|compare)"
 )
+_ATTRIBUTE = re.compile(
+    r"what(?: is| are| was| were|'s) (?:the|its|their)\b", re.IGNORECASE
+)
 _YES_NO = re.compile(
     r"(?:is|are|was|were|do|does|did|can|could|may|might|must|should|shall|will|would|has|"
     r"have|had|isn't|aren't|doesn't|don't|can't)\b",
@@ -104,6 +107,13 @@ def is_question(text: str) -> bool:
     if stripped.endswith("?"):
         return True
     return len(stripped) < 300 and bool(re.match(rf"{_OPENERS}\b", stripped, re.IGNORECASE))
+
+
+def attribute(question: str) -> Term | None:
+    """Return what is asked of a thing: `price`, in "What is the price of the loaf?"."""
+    asked = _ATTRIBUTE.match(question.strip())
+    found = terms(question[asked.end() :], limit=1) if asked else []
+    return found[0] if found else None
 
 
 def answer_kind(question: str) -> AnswerKind:
