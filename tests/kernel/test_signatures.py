@@ -21,8 +21,6 @@ from typing import (
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field
-
 from kaizen.errors import InputError, OutputError, SignatureError
 from kaizen.signatures import (
     MISSING,
@@ -34,6 +32,7 @@ from kaizen.signatures import (
     SignatureField,
     SignatureValidator,
 )
+from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -175,7 +174,7 @@ def test_of_several_bases_the_one_that_python_would_choose_wins() -> None:
         more: str = InputField()
 
     class Right(Base):
-        value: float = InputField()
+        value: float = InputField()  # type: ignore[assignment]
 
     class Both(Left, Right):
         pass
@@ -239,7 +238,9 @@ def test_a_reserved_name_is_refused(name: str) -> None:
 
 
 def test_a_field_without_a_type_is_refused() -> None:
-    with pytest.raises(SignatureError, match=r"field 'text' without a type.*text: str = Inp"):
+    with pytest.raises(
+        SignatureError, match=r"field 'text' without a type.*text: str = Inp"
+    ):
 
         class Bad(Signature):
             text = InputField()
@@ -256,7 +257,9 @@ def test_a_type_without_a_field_is_refused() -> None:
 
 @pytest.mark.parametrize("default", [[], {}, set(), Person(name="Bob")])
 def test_a_default_that_runs_would_share_is_refused(default: object) -> None:
-    with pytest.raises(SignatureError, match=r"'tags' has a \w+ as default.*default_factory"):
+    with pytest.raises(
+        SignatureError, match=r"'tags' has a \w+ as default.*default_factory"
+    ):
 
         class Bad(Signature):
             tags: Any = InputField(default=default)
@@ -293,7 +296,9 @@ def test_a_type_that_pydantic_does_not_know_is_refused_by_name() -> None:
         thing: Thing = InputField()
         answer: str = OutputField()
 
-    with pytest.raises(SignatureError, match="input 'thing' of type 'Thing' that cannot be"):
+    with pytest.raises(
+        SignatureError, match="input 'thing' of type 'Thing' that cannot be"
+    ):
         compiled(Bad)
 
 
@@ -360,15 +365,15 @@ def test_types_of_the_enclosing_function_are_found() -> None:
     }
 
 
-def test_types_of_an_enclosing_class_are_found() -> None:
-    class Outer:
-        class Local(BaseModel):
-            value: int
+def test_types_of_a_function_around_an_enclosing_class_are_found() -> None:
+    class Local(BaseModel):
+        value: int
 
+    class Outer:
         class Ask(Signature):
             answer: Local = OutputField()
 
-    assert Outer.Ask.output_fields["answer"].annotation is Outer.Local
+    assert Outer.Ask.output_fields["answer"].annotation is Local
 
 
 class Early(Signature):
@@ -445,7 +450,9 @@ def test_a_module_without_string_annotations_works_alike(tmp_path: Path) -> None
         encoding="utf-8",
     )
 
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False
+    )
 
     assert done.stderr == ""
     assert done.returncode == 0
@@ -529,7 +536,9 @@ def test_every_input_that_does_not_fit_is_named_at_once() -> None:
     assert "'questoin' is unknown (did you mean 'question'?)" in message
     assert "'level' should be <= 5, got int" in message
     assert "'people[0].age' should be a valid integer" in message
-    assert "Its inputs are: question; level (int); people (list[Person], optional)" in message
+    assert (
+        "Its inputs are: question; level (int); people (list[Person], optional)" in message
+    )
 
 
 def test_an_input_error_holds_no_value_anywhere() -> None:
@@ -543,7 +552,7 @@ def test_an_input_error_holds_no_value_anywhere() -> None:
         wary: Annotated[str, _after(mistrust)] = InputField()
         answer: str = OutputField()
 
-    secret = "hunter2-very-secret"  # noqa: S105
+    secret = "hunter2-very-secret"
     with pytest.raises(InputError) as caught:
         compiled(Ask).validate_inputs(
             {"number": secret, "mapping": {secret: secret}, "picky": secret, "wary": secret}

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import pytest
-from pydantic import BaseModel, Field
-
 from kaizen.errors import SignatureError
 from kaizen.signatures import (
     InputField,
@@ -16,6 +14,7 @@ from kaizen.signatures import (
     SignatureParser,
     signature,
 )
+from pydantic import BaseModel, Field
 
 
 class Verdict(BaseModel):
@@ -134,7 +133,7 @@ def _nested() -> Callable[..., Any]:
     return inner
 
 
-def untyped(text) -> str:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def untyped(text) -> str:  # type: ignore[no-untyped-def]
     raise AssertionError("never called")
 
 
@@ -226,5 +225,7 @@ def test_the_parser_reads_functions_strings_and_schemas() -> None:
 
 @pytest.mark.parametrize("source", [3, None, object(), Question, (Question,), int])
 def test_anything_else_is_refused_with_what_to_give(source: object) -> None:
-    with pytest.raises(SignatureError, match="is no signature. Give a Signature class, a str"):
+    with pytest.raises(
+        SignatureError, match="is no signature. Give a Signature class, a str"
+    ):
         SignatureParser().parse(source)

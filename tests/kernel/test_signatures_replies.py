@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator, BaseModel
-
 from kaizen.errors import InputError, OutputError
 from kaizen.media import Image
 from kaizen.signatures import (
@@ -20,6 +18,7 @@ from kaizen.signatures import (
     Signature,
     SignatureCompiler,
 )
+from pydantic import AfterValidator, BaseModel
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -89,7 +88,7 @@ def test_one_object_is_found_wherever_it_stands(reply: str) -> None:
 
 
 def test_colons_in_texts_do_no_harm() -> None:
-    values = {"sentiment": "bad", "confidence": 1, "reasons": ['a: b', 'the "end": c']}
+    values = {"sentiment": "bad", "confidence": 1, "reasons": ["a: b", 'the "end": c']}
 
     assert compiled(Review).parse_output(json.dumps(values)) == values
 
@@ -185,7 +184,9 @@ def test_the_alternatives_of_a_union_share_a_line() -> None:
 
     (line,) = feedback(Pick, '{"value": {"a": 1}}')
 
-    assert line == "value: should be a valid integer or should be a valid array, got an object"
+    assert (
+        line == "value: should be a valid integer or should be a valid array, got an object"
+    )
 
 
 @pytest.mark.parametrize("reply", ["", "  \n\t"])
@@ -205,9 +206,18 @@ def test_an_empty_reply_is_refused(signature: type[Signature], reply: str) -> No
         ('```json\n{"sentiment": \n```', "is not valid JSON: Expecting value"),
         (f"{GOOD} {GOOD}", "holds 2 JSON objects; reply with exactly one"),
         (f"```json\n{GOOD}\n```\n```json\n{GOOD}\n```", "holds 2 JSON objects"),
-        ('{"sentiment": "good", "sentiment": "bad", "confidence": 1}', "sentiment: occurs twice"),
-        ('{"sentiment": "good", "confidence": 1, "confidence": 1}', "confidence: occurs twice"),
-        ('{"sentiment": "good", "confidence": NaN}', "confidence: should be a finite number"),
+        (
+            '{"sentiment": "good", "sentiment": "bad", "confidence": 1}',
+            "sentiment: occurs twice",
+        ),
+        (
+            '{"sentiment": "good", "confidence": 1, "confidence": 1}',
+            "confidence: occurs twice",
+        ),
+        (
+            '{"sentiment": "good", "confidence": NaN}',
+            "confidence: should be a finite number",
+        ),
         ('{"sentiment": "good", "confidence": Infinity}', "confidence: should be"),
         ('{"sentiment": "good", "confidence": 1e999}', "confidence: should be"),
         (f"[{GOOD}]", "the reply: should be an object"),
@@ -357,6 +367,10 @@ class Point:
     tags: set[str]
 
 
+class Album(BaseModel):
+    cover: Image
+
+
 class Tone(Enum):
     KIND = "kind"
 
@@ -435,7 +449,7 @@ def test_media_stand_where_they_belong() -> None:
             "question": "Same?",
             "left": left,
             "others": [other],
-            "notes": {"a": third, "b": 1},
+            "notes": {"a": Album(cover=third), "b": 1},
             "last": "Hurry",
         }
     )
@@ -445,7 +459,7 @@ def test_media_stand_where_they_belong() -> None:
         left,
         "others:",
         other,
-        'notes: {"a": "[image 1]", "b": 1}',
+        'notes: {"a": {"cover": "[image 1]"}, "b": 1}',
         third,
         "last: Hurry",
     )

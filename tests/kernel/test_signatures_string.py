@@ -5,10 +5,10 @@ from decimal import Decimal
 from typing import Any, Literal, Optional, Union
 
 import pytest
-
 from kaizen.errors import SignatureError
 from kaizen.media import Image
 from kaizen.signatures import (
+    InputField,
     Signature,
     SignatureCompiler,
     SignatureParser,
@@ -53,7 +53,7 @@ def test_a_string_names_inputs_and_outputs() -> None:
         ("int | None", Optional[int]),  # noqa: UP045
         ("Union[int, str]", Union[int, str]),  # noqa: UP007
         ("list[int | str] | None", Optional[list[Union[int, str]]]),  # noqa: UP007, UP045
-        ("Literal['a', \"b\", 3, True, None]", Literal["a", "b", 3, True, None]),
+        ("Literal['a', \"b\", 3, True, None]", (Literal["a", "b", 3, True] | None)),
         ("Literal['x, y]', '->', 'it\\'s']", Literal["x, y]", "->", "it's"]),
         ("datetime", datetime),
         ("Decimal", Decimal),
@@ -137,7 +137,9 @@ def test_a_malformed_string_is_refused_with_the_place(
 
 
 def test_a_misspelt_type_gets_a_proposal() -> None:
-    with pytest.raises(SignatureError, match=r"Did you mean 'float'\? Known types: Any, Au"):
+    with pytest.raises(
+        SignatureError, match=r"Did you mean 'float'\? Known types: Any, Au"
+    ):
         parse("a -> b: flot")
 
 
@@ -163,9 +165,6 @@ def test_sizes_are_bounded(source: str, problem: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
-# signature("...")
-
-
 def test_a_string_alone_is_a_signature() -> None:
     made = signature("question -> answer", name="Ask")
 
@@ -177,7 +176,7 @@ def test_a_string_alone_is_a_signature() -> None:
 
 def test_a_string_decorates_a_class_that_gives_name_and_instructions() -> None:
     @signature("question -> answer: str, confidence: float")
-    class Ask:
+    class Ask(Signature, abstract=True):
         """Answer in one sentence."""
 
     assert issubclass(Ask, Signature)
@@ -199,15 +198,26 @@ def test_a_string_decorates_a_function_that_gives_name_and_instructions() -> Non
 def test_a_string_can_decorate_twice() -> None:
     written = signature("question -> answer")
 
-    @written
     class First:
         """One."""
 
-    @written
     class Second:
         """Two."""
 
-    assert (First.instructions, Second.instructions) == ("One.", "Two.")
+    made = [written(First), written(Second)]
+    assert [one.instructions for one in made] == ["One.", "Two."]
+
+
+def test_a_string_adds_its_fields_to_those_of_a_signature() -> None:
+    class WithTone(Signature, abstract=True):
+        """Answer kindly."""
+
+        tone: str = InputField(default="kind")
+
+    made = signature("question -> answer")(WithTone)
+
+    assert set(made.input_fields) == {"tone", "question"}
+    assert made.instructions == "Answer kindly."
 
 
 def test_a_reserved_name_is_refused_in_a_string_too() -> None:

@@ -8,8 +8,7 @@ runs; when a plugin comes or goes, the whole plan is compiled again.
 from __future__ import annotations
 
 import sys
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from inspect import isawaitable
 from time import perf_counter, time
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from anyio import CancelScope, current_time
 
-from kaizen._bounded import GRACE_S, Wait
+from kaizen._bounded import stepped
 from kaizen.events import Event
 from kaizen.hooks import HookManager, Implementation
 
@@ -170,67 +169,60 @@ def _cleanup() -> AbstractContextManager[object]:
     return CancelScope(deadline=current_time() + _CLEANUP_S, shield=True)
 
 
-class _Notification:
-    """One event on its way through a list of observers."""
+async def _notify(told: tuple[Observer, ...], event: Event) -> None:
+    """Deliver an event; each observer has its own time once it waits."""
+    delivery = _Delivery(told, event)
+    while delivery.at < len(told):
+        with CancelScope() as delivery.scope:
+            await stepped(delivery.go_on(), delivery.arm)
+        if delivery.scope.cancel_called:
+            delivery.report(TimeoutError())
 
-    __slots__ = ("at", "event", "told", "timed_out")
+
+class _Delivery:
+    """One event on its way through a list of observers.
+
+    Attributes:
+        at: Whose turn it is.
+        scope: Is cancelled when that observer runs out of time.
+    """
+
+    __slots__ = ("_armed", "_event", "_told", "at", "scope")
 
     def __init__(self, told: tuple[Observer, ...], event: Event) -> None:
-        self.told = told
-        self.event = event
+        self._told = told
+        self._event = event
+        self._armed = -1
         self.at = 0
-        self.timed_out = False
+        self.scope: CancelScope
 
-    async def deliver(self) -> None:
-        event = self.event
-        for self.at, observer in enumerate(self.told):  # noqa: B020 - kept for `_notify`
+    def arm(self) -> None:
+        """Give the observer that waits its time."""
+        if self._armed != self.at:
+            self._armed = self.at
+            self.scope.deadline = current_time() + self._told[self.at].manager.timeout_s
+
+    async def go_on(self) -> None:
+        """Tell the observers that are left, up to one that runs out of time."""
+        event, scope = self._event, self.scope
+        for observer in self._told[self.at :]:
             try:
                 outcome = observer.call(event)
                 if observer.is_async:
                     await outcome
             except Exception as error:  # noqa: BLE001 - observers fail open, and reported
-                self._report(error)
-            except BaseException:
-                if not self.timed_out:
-                    raise
-                self._report(TimeoutError())
-            else:
-                if self.timed_out:
-                    self._report(TimeoutError())
+                if not scope.cancel_called:
+                    self.report(error)
+                    continue
+            if scope.cancel_called:
+                return
+            self.at += 1
 
-    def _report(self, error: Exception) -> None:
-        observer = self.told[self.at]
-        if self.timed_out:
-            self.timed_out = False
-            error = TimeoutError()
+    def report(self, error: Exception) -> None:
+        """Report the observer whose turn it is, and go on to the next."""
+        observer = self._told[self.at]
         observer.manager.report(observer.manager.failure(observer.implementation, error))
-
-
-@types.coroutine
-def _notify(told: tuple[Observer, ...], event: Event) -> Generator[Any, Any, None]:
-    """Deliver an event; an observer that waits does so under a time limit.
-
-    The whole delivery is one coroutine, stepped by hand as in `bounded`: observers that do
-    not suspend pay for no timeout.
-    """
-    notification = _Notification(told, event)
-    coroutine: Coroutine[Any, Any, None] = notification.deliver()
-    at = -1
-    deadline = 0.0
-    try:
-        yielded = coroutine.send(None)
-        while True:
-            if notification.at != at:
-                at = notification.at
-                deadline = current_time() + told[at].manager.timeout_s
-            wait = Wait()
-            yield from wait.until(yielded, deadline)
-            if wait.timed_out:
-                notification.timed_out = True
-                deadline = current_time() + GRACE_S
-            yielded = wait.resume(coroutine)
-    except StopIteration:
-        return
+        self.at += 1
 
 
 def _traced_observer(

@@ -50,7 +50,7 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import DangerLevel, ToolCall, ToolContext, ToolResult
+from kaizen.tools import DangerLevel, Tool, ToolCall, ToolContext, ToolResult
 
 __all__ = [
     "agent_loop",
@@ -69,6 +69,16 @@ MAX_TOOL_CALLS = 128
 CLEANUP_S = 5.0
 _NOTHING = Usage()
 Value = TypeVar("Value")
+
+
+class Validated(dict[str, Any]):
+    """Arguments that a tool has validated. A changed copy is a plain mapping again."""
+
+    __slots__ = ("tool",)
+
+    def __init__(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
+        super().__init__(arguments)
+        self.tool = tool
 
 
 async def execute(run: Run) -> Result:
@@ -163,7 +173,7 @@ async def cycle(request: CycleRequest) -> CycleResult:
         )
     )
     if reply.tool_uses:
-        reply = replace(reply, tool_uses=_distinct(run, reply.tool_uses))
+        reply = _with_distinct_calls(run, reply)
     _replied(run, request.cycle, reply)
     if plan.store is not None:
         await log.commit()
@@ -214,7 +224,9 @@ async def tool_call(call: ToolCall) -> ToolResult:
             f"is of danger level {spec.effect.danger.name} and nobody granted the call",
             "Do without it, or ask the user to grant it.",
         )
-    arguments = tool.validate(call.arguments)
+    arguments = call.arguments
+    if type(arguments) is not Validated or arguments.tool is not tool:
+        arguments = tool.validate(arguments)
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -287,7 +299,7 @@ async def call_tool(
         call = ToolCall(
             id=call_id,
             name=name,
-            arguments=tool.validate(parsed),
+            arguments=Validated(tool, tool.validate(parsed)),
             spec=tool.spec,
             run_id=run.id,
             agent_id=run.agent.agent_id,
@@ -446,9 +458,14 @@ def _charge_earlier(run: Run) -> None:
         )
 
 
-def _distinct(run: Run, uses: Sequence[ToolUse]) -> tuple[ToolUse, ...]:
-    """Return tool calls whose ids no other call of the run has."""
-    taken = {use.id for message in run.log.state.messages for use in message.tool_uses}
+def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
+    """Return a reply whose calls are not too many and have ids that no other call has."""
+    uses = reply.tool_uses
+    ids = {use.id for use in uses}
+    known = run.log.state.call_ids
+    if len(ids) == len(uses) <= MAX_TOOL_CALLS and "" not in ids and known.isdisjoint(ids):
+        return reply
+    taken = set(known)
     distinct = []
     for use in uses[:MAX_TOOL_CALLS]:
         if not use.id or use.id in taken:
@@ -458,7 +475,7 @@ def _distinct(run: Run, uses: Sequence[ToolUse]) -> tuple[ToolUse, ...]:
             use = replace(use, id=f"call_{number}")
         taken.add(use.id)
         distinct.append(use)
-    return tuple(distinct)
+    return replace(reply, tool_uses=tuple(distinct))
 
 
 def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:

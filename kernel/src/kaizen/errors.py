@@ -139,7 +139,9 @@ class UnknownNameError(ConfigurationError):
         near = get_close_matches(name, self.known, n=1)
         hints = [f"Did you mean {near[0]!r}?"] if near else []
         hints.append(f"Known: {', '.join(self.known) or 'none'}.")
-        super().__init__(f"{kind} {name!r}", "is unknown", " ".join([*hints, remedy]).strip())
+        super().__init__(
+            f"{kind} {name!r}", "is unknown", " ".join([*hints, remedy]).strip()
+        )
         self.args = (kind, name, self.known, remedy)
 
 

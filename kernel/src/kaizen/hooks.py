@@ -245,6 +245,10 @@ class HookManager:
             HookRegistrationError: A hook is misspelt or has parameters that it is not given.
         """
         name = name or f"{type(plugin).__name__}-{id(plugin):x}"
+        if self._registry.is_blocked(name):
+            raise HookRegistrationError(
+                f"plugin {name!r}", "is blocked", "Call `unblock` before you register it."
+            )
         _refuse_keyword_only(plugin, name)
         try:
             self._registry.register(plugin, name)

@@ -182,9 +182,9 @@ class Kernel:
         key = (port, name)
         if key in self._opened:
             return cast(Port, self._opened[key])
-        offer = self.registry.find(port, name)
         if self._tasks is None:
             raise self._not_running()
+        offer = self.registry.find(port, name)
         async with self._locks.setdefault(key, anyio.Lock()):
             if key not in self._opened:
                 self._opened[key] = await self._open(offer.factory)

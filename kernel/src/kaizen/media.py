@@ -15,7 +15,6 @@ import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
@@ -144,11 +143,11 @@ class _Refused(ValueError):
         return f"{self._subject}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Media:
     """Something that is not text; see `Image`, `Audio` and `Document`.
 
-    As the type of a field it takes any of the three.
+    As the type of a field it takes any of the three. A frozen value, compared by its
+    attributes; no dataclass, because pydantic would take those apart.
 
     Attributes:
         kind: What it is.
@@ -158,6 +157,8 @@ class Media:
         url: Where it can be fetched, if it is on the web.
         data: Its bytes, if it is in memory; a data URL is decoded.
     """
+
+    __slots__ = ("data", "media_type", "path", "url")
 
     kind: ClassVar[MediaKind]
 
@@ -198,6 +199,23 @@ class Media:
         if not _is_url(url):
             raise _Refused(cls.kind, "is not a URL; give one that starts with https://")
         return cls(url, media_type=media_type)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot set {name!r}: an {type(self).__name__} is frozen")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name!r}: an {type(self).__name__} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Media) or type(self) is not type(other):
+            return NotImplemented
+        return _state(self) == _state(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *_state(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (type(self), *_state(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_origin(self)}, media_type={self.media_type!r})"
@@ -374,9 +392,15 @@ def _from_json(cls: type[Media], value: dict[Any, Any], *, local_files: bool) ->
     return owner(_decoded(owner.kind, given["data"]), media_type=media_type)
 
 
-def _make(cls: type[Media], media_type: str, **found: Any) -> Media:
+def _make(
+    cls: type[Media],
+    media_type: str,
+    path: Path | None = None,
+    url: str | None = None,
+    data: bytes | None = None,
+) -> Media:
     made = object.__new__(cls)
-    _fill(made, media_type, **found)
+    _fill(made, media_type, path=path, url=url, data=data)
     return made
 
 
@@ -384,6 +408,10 @@ def _fill(media: Media, media_type: str, **found: Any) -> None:
     object.__setattr__(media, "media_type", media_type)
     for name in ("path", "url", "data"):
         object.__setattr__(media, name, found.get(name))
+
+
+def _state(media: Media) -> tuple[str, Path | None, str | None, bytes | None]:
+    return media.media_type, media.path, media.url, media.data
 
 
 def _describe(

@@ -150,7 +150,9 @@ class Result(Mapping[str, Any]):
         try:
             return self.outputs[name]
         except KeyError:
-            raise KeyError(f"no output {name!r}; there are {', '.join(self.outputs)}") from None
+            raise KeyError(
+                f"no output {name!r}; there are {', '.join(self.outputs)}"
+            ) from None
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.outputs:

@@ -116,7 +116,9 @@ class BaseProvider:
         """Answer one request; by default none."""
         raise self._unsupported("complete requests")
 
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelDelta | ModelReply]:
+    async def stream(
+        self, request: ModelRequest
+    ) -> AsyncGenerator[ModelDelta | ModelReply]:
         """Answer one request piece by piece; by default in one piece."""
         reply = await self.complete(request)
         if reply.text:

@@ -67,6 +67,7 @@ class RunState:
 
     Attributes:
         messages: The conversation so far, valid for a provider once the run has ended.
+        call_ids: The ids of every tool call that a model asked for.
         pending: Tool calls that were intended and have no result, by call id.
         questions: Questions without an answer, by request id.
         reserved: What is reserved and not settled, by reservation id, in US dollars.
@@ -74,6 +75,7 @@ class RunState:
     """
 
     __slots__ = (
+        "call_ids",
         "cost_usd",
         "cycles",
         "error",
@@ -93,6 +95,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.status: RunStatus = "running"
         self.messages: list[Message] = []
+        self.call_ids: set[str] = set()
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
         self.reserved: dict[str, Decimal] = {}
@@ -209,6 +212,8 @@ class ModelReplied(Entry):
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
+        if self.message.tool_uses:
+            state.call_ids.update([use.id for use in self.message.tool_uses])
         state.charge(self.usage, self.cost_usd)
 
 

@@ -262,7 +262,16 @@ class FunctionTool:
     The schema is built when it is first asked for, so that declaring a tool costs nothing.
     """
 
-    __slots__ = ("_context_name", "_function", "_model", "_native", "_options", "_spec")
+    __slots__ = (
+        "_context_name",
+        "_function",
+        "_is_async",
+        "_model",
+        "_native",
+        "_options",
+        "_spec",
+        "_validate",
+    )
 
     def __init__(
         self, function: Callable[..., Any], *, effect: Effect, **options: Any
@@ -271,6 +280,8 @@ class FunctionTool:
         self._options = {"effect": effect, **options}
         self._spec: ToolSpec | None = None
         self._model: type[BaseModel] | None = None
+        self._validate: Callable[[Any], BaseModel] | None = None
+        self._is_async = inspect.iscoroutinefunction(function)
         self._native = False
         self._context_name = ""
         _check_declaration(function)
@@ -299,16 +310,16 @@ class FunctionTool:
         keywords = self._parse(arguments).__dict__
         if self._context_name:
             keywords = {**keywords, self._context_name: context}
-        if inspect.iscoroutinefunction(self._function):
+        if self._is_async:
             return await self._function(**keywords)
         return await anyio.to_thread.run_sync(lambda: self._function(**keywords))
 
     def _parse(self, arguments: Mapping[str, Any]) -> BaseModel:
-        if self._model is None:
+        if self._validate is None:
             self._build()
-        assert self._model is not None
+            assert self._validate is not None
         try:
-            return self._model.__pydantic_validator__.validate_python(arguments)  # type: ignore[no-any-return]
+            return self._validate(arguments)
         except ValidationError as error:
             raise _misfit(self.spec.name, error) from None
 
@@ -341,6 +352,7 @@ class FunctionTool:
         self._native = all(info.annotation in _JSON_TYPES for _, info in fields.values())
         self._spec = ToolSpec(name=name, parameters=schema, **options)
         self._model = model
+        self._validate = model.__pydantic_validator__.validate_python
         return self._spec
 
 

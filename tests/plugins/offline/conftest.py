@@ -53,7 +53,11 @@ class FileTools:
             ToolSpec(
                 name=name,
                 description=name,
-                parameters={"type": "object", "properties": {each: {} for each in names}},
+                parameters={
+                    "type": "object",
+                    "properties": {each: {} for each in names},
+                    "required": names[:1],
+                },
                 effect=Effect.of("low"),
             )
             for name, names in parameters.items()

@@ -54,21 +54,18 @@ def resolve(annotation: Any, namespace: Mapping[str, Any], module: str) -> Any:
 
 
 def names_around(frame: FrameType | None, module: str) -> dict[str, Any]:
-    """Return the local names that the code of a class body inside a function sees.
+    """Return the local names of the function that a class or function stands in.
 
     Args:
-        frame: Where the class statement stands.
-        module: The module of the class.
+        frame: Where it stands. The bodies of classes around it do not count, as
+            anywhere in Python.
+        module: Its module.
     """
-    found: dict[str, Any] = {}
     while frame is not None and frame.f_globals.get("__name__") == module:
-        if frame.f_locals is frame.f_globals:
-            break
-        found = {**frame.f_locals, **found}
         if frame.f_code.co_flags & inspect.CO_NEWLOCALS:
-            break  # a function; what is below belongs to its caller
-        frame = frame.f_back
-    return found
+            return dict(frame.f_locals)
+        frame = frame.f_back if frame.f_locals is not frame.f_globals else None
+    return {}
 
 
 def only_used(annotation: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:

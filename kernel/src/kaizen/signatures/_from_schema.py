@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from types import GenericAlias
-from typing import Any, Final, ForwardRef, Literal, NoReturn, Union
+from typing import Any, Final, ForwardRef, Literal, NamedTuple, NoReturn, Union
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
+from pydantic_core import SchemaError
 
 from kaizen.errors import SignatureError
 from kaizen.media import Audio, Document, Image, Media
@@ -65,6 +66,7 @@ _CONSTRAINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "null": {},
 }
 _ABOUT: Final = frozenset({"title", "description", "default", "examples"})
+_EMPTY: Final[Mapping[Any, Any]] = {"array": list, "object": dict}
 _STRUCTURE: Final = frozenset(
     {
         "$defs",
@@ -93,6 +95,7 @@ _MALFORMED = (
     NameError,
     PydanticUserError,
     RecursionError,
+    SchemaError,
     TypeError,
     ValueError,
 )
@@ -150,8 +153,8 @@ class _Reader:
             return marker(required=True)
         if isinstance(default, list | dict):
             return marker(default_factory=partial(copy.deepcopy, default))
-        if default is MISSING and schema.get("type") in ("array", "object"):
-            return marker(default_factory=list if schema["type"] == "array" else dict)
+        if default is MISSING and schema.get("type") in _EMPTY:
+            return marker(default_factory=_EMPTY[schema["type"]])
         if default is MISSING:
             return marker(required=False)
         return marker(default=default)
@@ -281,6 +284,10 @@ class _Reader:
         if "properties" in schema and "contentMediaType" not in schema:
             self._check_words(schema, key)
             return self._model(name, schema, key, depth)
+        if (members := schema.get("prefixItems")) and _names(members):
+            types = [self._type(member, key, about=False, depth=depth) for member in members]
+            pairs = list(zip(_names(members), types, strict=True))
+            return NamedTuple(name, pairs)  # type: ignore[misc]  # made at run time
         return self._type(schema, key, depth=depth)
 
     def _model(self, name: str, schema: Mapping[str, Any], path: str, depth: int) -> Any:
@@ -289,10 +296,10 @@ class _Reader:
         for field, node in self._mapping(schema["properties"], path).items():
             self._check_name(field)
             annotation = self._type(node, f"{path}.{field}", depth=depth)
-            fallback = None if field not in required else ...
-            default = node.get("default", fallback)
-            if default is None and "default" not in node:
-                annotation = Union[annotation, None]  # noqa: UP007
+            if field not in required and "default" not in node:
+                default: Any = Field(default_factory=_EMPTY.get(node.get("type"), _nothing))
+            else:
+                default = node.get("default", ...)
             fields[field] = (annotation, default)
         extra = schema.get("additionalProperties")
         config = ConfigDict(
@@ -344,6 +351,18 @@ class _Reader:
             f"cannot be made of its schema: {path!r} {problem}",
             "Write the schema in the words that `to_schema` uses.",
         )
+
+
+def _names(members: list[Any]) -> list[str]:
+    """Return the names of a NamedTuple's fields if the titles give them, else nothing."""
+    titles = [str(member.get("title", "")) for member in members]
+    names = [title.lower().replace(" ", "_") for title in titles]
+    usable = all(n.isidentifier() and not keyword.iskeyword(n) for n in names)
+    return names if usable and len(set(names)) == len(names) else []
+
+
+def _nothing() -> None:
+    """Be the default of what may be left out, without being told in the schema."""
 
 
 def _is_decimal(members: list[Any]) -> bool:

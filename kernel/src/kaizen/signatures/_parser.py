@@ -34,6 +34,8 @@ class WrittenSignature(Signature, abstract=True):
         namespace = {"__module__": target.__module__, "__qualname__": target.__qualname__}
         if document := target.__doc__:
             namespace["__doc__"] = document
+        if isinstance(target, type) and issubclass(target, Signature):
+            return type(target.__name__, (target, type(self)), namespace)
         return type(target.__name__, (type(self),), namespace)
 
 
@@ -123,7 +125,8 @@ def signature(
     Of a function, the parameters are the inputs and the docstring is the instruction; a
     returned dataclass, pydantic model, TypedDict or NamedTuple gives the outputs, any
     other type one output `result`. It is never called. A string's signature decorates a
-    class or function for the sake of its name and docstring: the string gives all fields.
+    class or function for the sake of its name and docstring: the string gives all
+    fields. For the sake of type checkers, write `class Ask(Signature, abstract=True)`.
     """
     made = SignatureParser()._parse(source, name, sys._getframe(1))
     return cast("WrittenSignature", made()) if isinstance(source, str) else made

@@ -229,17 +229,22 @@ def _walk(calls: Sequence[Call]) -> Iterator[Planned]:
 
 
 def _fitting(arguments: Mapping[str, Any], spec: ToolSpec) -> dict[str, Any]:
-    """Leave out what a tool does not take, and stay within what it allows."""
+    """Leave out what a tool does not take, and stay within what it allows.
+
+    The folder "." is left out too where that may be: a tool knows best where it begins.
+    """
     properties = spec.parameters.get("properties")
     if not isinstance(properties, Mapping):
         return dict(arguments)
-    fitting = {name: value for name, value in arguments.items() if name in properties}
-    for name, value in fitting.items():
-        most = (
-            properties[name].get("maximum") if isinstance(properties[name], dict) else None
-        )
-        if isinstance(most, int) and isinstance(value, int):
-            fitting[name] = min(value, most)
+    required = spec.parameters.get("required", ())
+    fitting: dict[str, Any] = {}
+    for name, value in arguments.items():
+        rules = properties.get(name)
+        if not isinstance(rules, Mapping) or (value == "." and name not in required):
+            continue
+        most = rules.get("maximum")
+        is_large = isinstance(most, int) and isinstance(value, int) and value > most
+        fitting[name] = most if is_large else value
     return fitting
 
 
