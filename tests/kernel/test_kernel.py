@@ -41,8 +41,10 @@ class Tracked:
         if self._fail == "start":
             raise OSError("no disk")
         self._trail.append(f"{self.name} starts")
-        yield
-        self._trail.append(f"{self.name} stops")
+        try:
+            yield
+        finally:
+            self._trail.append(f"{self.name} stops")
         if self._fail == "stop":
             raise OSError("cannot close")
 
