@@ -18,8 +18,9 @@ __all__ = ["Call", "Conversation", "read_conversation"]
 
 _GIVEN = re.compile(r"^You are given:\n((?:- .*\n?)+)", re.MULTILINE)
 _LABEL = re.compile(r"^([a-z_][a-z0-9_]*):(?: |$)", re.MULTILINE)
-_CUT = re.compile(r"\n?\[cut: [^\n]*\]\s*\Z")
-_CONTINUES = re.compile(r"continue with start_line=(\d+)\]\s*\Z")
+_CUT = re.compile(r"(?:\A|\n)\[cut: [^\n]*\]\s*\Z")
+_CONTINUES = re.compile(r"(?:\A|\n)\[cut: [^\n]*continue with start_line=(\d+)\]\s*\Z")
+_CUT_LINE = re.compile(r" \[cut: \d+ of \d+ characters shown\]\Z")
 _QUESTION_NAMES = (
     *("question", "query", "q", "prompt", "task", "instruction", "instructions"),
     *("topic", "goal", "objective"),
@@ -69,7 +70,7 @@ class Call:
         found = (each for each in self.data["matches"] if isinstance(each, dict))
         lines = ((each.get("path"), each.get("line"), each.get("text")) for each in found)
         return [
-            Text(path=path, lines=(text,), start_line=line)
+            Text(path=path, lines=(_CUT_LINE.sub("", text),), start_line=line)
             for path, line, text in lines
             if isinstance(path, str) and isinstance(line, int) and isinstance(text, str)
         ]
