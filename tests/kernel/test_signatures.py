@@ -329,7 +329,7 @@ def test_a_pattern_that_cannot_be_used_is_refused_by_name() -> None:
     class Bad(Signature):
         answer: str = OutputField(pattern="(?=a)b")
 
-    with pytest.raises(SignatureError, match='Field "answer".*look-around.*not supported'):
+    with pytest.raises(SignatureError, match=r'Field "answer".*look-around.*not supported'):
         compiled(Bad)
 
 
@@ -338,7 +338,7 @@ def test_a_default_that_does_not_fit_its_type_is_refused() -> None:
         count: int = InputField(default="many")
         answer: str = OutputField()
 
-    with pytest.raises(SignatureError, match="'count'.*the default does not fit"):
+    with pytest.raises(SignatureError, match=r"'count'.*the default does not fit"):
         compiled(Bad)
 
 
@@ -409,7 +409,9 @@ def test_a_type_that_is_never_defined_is_refused_by_name() -> None:
 
 
 def test_an_annotation_that_is_no_type_is_refused_by_name() -> None:
-    with pytest.raises(SignatureError, match="'answer' whose type .* cannot be understood"):
+    with pytest.raises(
+        SignatureError, match=r"'answer' whose type .* cannot be understood"
+    ):
         type(
             "Bad",
             (Signature,),
@@ -576,7 +578,7 @@ def test_the_words_of_an_own_validator_are_kept_where_they_tell_no_value() -> No
         raise ValueError("must be odd")
 
     class Ask(Signature):
-        number: Annotated[int, _after(odd)] = InputField()  # type: ignore[arg-type]
+        number: Annotated[int, _after(odd)] = InputField()
         answer: str = OutputField()
 
     with pytest.raises(InputError, match="'number' must be odd, got int"):

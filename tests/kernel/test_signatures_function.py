@@ -226,6 +226,6 @@ def test_the_parser_reads_functions_strings_and_schemas() -> None:
 @pytest.mark.parametrize("source", [3, None, object(), Question, (Question,), int])
 def test_anything_else_is_refused_with_what_to_give(source: object) -> None:
     with pytest.raises(
-        SignatureError, match="is no signature. Give a Signature class, a str"
+        SignatureError, match=r"is no signature\. Give a Signature class, a str"
     ):
         SignatureParser().parse(source)

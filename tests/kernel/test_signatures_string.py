@@ -53,7 +53,7 @@ def test_a_string_names_inputs_and_outputs() -> None:
         ("int | None", Optional[int]),  # noqa: UP045
         ("Union[int, str]", Union[int, str]),  # noqa: UP007
         ("list[int | str] | None", Optional[list[Union[int, str]]]),  # noqa: UP007, UP045
-        ("Literal['a', \"b\", 3, True, None]", (Literal["a", "b", 3, True] | None)),
+        ("Literal['a', \"b\", 3, True]", Literal["a", "b", 3, True]),
         ("Literal['x, y]', '->', 'it\\'s']", Literal["x, y]", "->", "it's"]),
         ("datetime", datetime),
         ("Decimal", Decimal),

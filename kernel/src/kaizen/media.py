@@ -17,7 +17,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 import anyio
@@ -200,10 +200,10 @@ class Media:
             raise _Refused(cls.kind, "is not a URL; give one that starts with https://")
         return cls(url, media_type=media_type)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"cannot set {name!r}: an {type(self).__name__} is frozen")
 
-    def __delattr__(self, name: str) -> None:
+    def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"cannot delete {name!r}: an {type(self).__name__} is frozen")
 
     def __eq__(self, other: object) -> bool:
@@ -284,7 +284,6 @@ class Media:
         optional = {"anyOf": [{"type": "string"}, {"type": "null"}]}
         return {
             "title": cls.__name__,
-            "description": "Only one of its sources is given; data is base64.",
             "type": "object",
             "contentMediaType": f"{kinds[0]}/*" if len(kinds) == 1 else "*/*",
             "properties": {
@@ -292,10 +291,11 @@ class Media:
                 "media_type": {"type": "string"},
                 "path": optional,
                 "url": optional,
-                "data": optional,
+                "data": {**optional, "description": "In base64. Or else a url or path."},
             },
             "required": ["kind", "media_type"],
             "additionalProperties": False,
+            **handler(core_schema.any_schema()),  # what a field says about itself
         }
 
     @classmethod

@@ -285,9 +285,11 @@ class _Reader:
             self._check_words(schema, key)
             return self._model(name, schema, key, depth)
         if (members := schema.get("prefixItems")) and _names(members):
-            types = [self._type(member, key, about=False, depth=depth) for member in members]
+            types = [
+                self._type(member, key, about=False, depth=depth) for member in members
+            ]
             pairs = list(zip(_names(members), types, strict=True))
-            return NamedTuple(name, pairs)  # type: ignore[misc]  # made at run time
+            return NamedTuple(name, pairs)
         return self._type(schema, key, depth=depth)
 
     def _model(self, name: str, schema: Mapping[str, Any], path: str, depth: int) -> Any:
