@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from kaizen_offline._words import Term, split_names, terms
 __all__ = ["next_calls"]
 
 _MAX_SEARCHES = 8
+_MAX_PAIRS = 4  # where single words are everywhere, two in one line are not
 _MAX_READS_PER_TURN = 6
 _MAX_DIRECTORIES = 8
 _GREP_LIMIT = 300
@@ -102,11 +104,17 @@ def _explore(wanted: Sequence[Term], known: Mapping[str, ToolSpec]) -> Iterator[
         return
     yield "list_directory", {"path": "."}
     yield "search_files", {"pattern": "**/*"}
+    patterns = [_pattern(one) + ".{0,30}" + _pattern(two) for one, two in pairwise(wanted)]
     longest_first = sorted(wanted, key=lambda term: -len(term.stem))
-    for term in longest_first[:_MAX_SEARCHES]:
-        pattern = "|".join(map(re.escape, dict.fromkeys([term.stem, *term.forms])))
+    for pattern in [*patterns[:_MAX_PAIRS], *map(_pattern, longest_first[:_MAX_SEARCHES])]:
         arguments = {"pattern": pattern, "path": ".", "ignore_case": True}
         yield "grep", {**arguments, "limit": _GREP_LIMIT}
+
+
+def _pattern(term: Term) -> str:
+    """Return a regular expression for a word in any of its forms."""
+    forms = [re.escape(form) for form in dict.fromkeys([term.stem, *term.forms])]
+    return forms[0] if len(forms) == 1 else f"(?:{'|'.join(forms)})"
 
 
 def _read(
