@@ -238,6 +238,7 @@ def test_what_is_no_honest_json_is_refused(reply: str, words: str) -> None:
         ("-Infinity", "the reply holds -Infinity"),
         ("1e999", "a number that is too large"),
         ("[" * 150 + "]" * 150, "nested deeper than 100 levels"),
+        ("[" * 500 + "]" * 500, "nested deeper than 100 levels"),
         ('{"a":' * 120 + "1" + "}" * 120, "nested deeper than 100 levels"),
         ("[" * 90 + "[]," * 200 + "[]" + "]" * 90, None),
         ('"' + "[" * 150 + '\\"{"', None),

@@ -250,12 +250,11 @@ class CompiledSignature:
         raise self._output_error(lines, text)
 
     def _parse_part(self, document: str) -> dict[str, Any]:
+        check_json(document)
         try:
-            values = self._validate_json(document, context=NO_LOCAL_FILES)
+            return self._validate_json(document, context=NO_LOCAL_FILES)
         except ValidationError as error:
             return self._mend(document, error)
-        check_json(document)
-        return values
 
     def _mend(self, document: str, error: ValidationError) -> dict[str, Any]:
         """Try again with mappings where the strict schema made the model write pairs."""
