@@ -45,7 +45,7 @@ class FileTools:
     def specs(self) -> tuple[ToolSpec, ...]:
         parameters = {
             "list_directory": ["path"],
-            "search_files": ["pattern"],
+            "search_files": ["pattern", "limit"],
             "grep": ["pattern", "path", "glob", "ignore_case", "limit"],
             "read_file": ["path", "start_line", "max_lines"],
         }
@@ -81,10 +81,10 @@ class FileTools:
         ]
         return json.dumps({"path": path, "entries": entries, "truncated": False})
 
-    def search_files(self, pattern: str) -> str:
+    def search_files(self, pattern: str, limit: int = 100) -> str:
         wanted = pattern.removeprefix("**/")
         matches = [each for each in self.files if fnmatch.fnmatch(each, wanted)]
-        return json.dumps({"matches": matches[:500], "truncated": len(matches) > 500})
+        return json.dumps({"matches": matches[:limit], "truncated": len(matches) > limit})
 
     def grep(
         self, pattern: str, path: str = ".", ignore_case: bool = False, limit: int = 100

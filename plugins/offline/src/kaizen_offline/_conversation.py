@@ -20,6 +20,7 @@ _GIVEN = re.compile(r"^You are given:\n((?:- .*\n?)+)", re.MULTILINE)
 _LABEL = re.compile(r"^([a-z_][a-z0-9_]*):(?: |$)", re.MULTILINE)
 _CUT = re.compile(r"(?:\A|\n)\[cut: [^\n]*\]\s*\Z")
 _CONTINUES = re.compile(r"(?:\A|\n)\[cut: [^\n]*continue with start_line=(\d+)\]\s*\Z")
+_TORN = re.compile(r"\n\[cut: \d+ of \d+ characters not shown\]\Z")
 _CUT_LINE = re.compile(r" \[cut: \d+ of \d+ characters shown\]\Z")
 _QUESTION_NAMES = (
     *("question", "query", "q", "prompt", "task", "instruction", "instructions"),
@@ -86,7 +87,7 @@ class Call:
     @property
     def _is_torn(self) -> bool:
         """Whether the kernel cut the result, which it does anywhere in a line."""
-        return bool(_CUT.search(self.content)) and not _CONTINUES.search(self.content)
+        return bool(_TORN.search(self.content))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

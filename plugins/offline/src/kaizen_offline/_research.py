@@ -27,6 +27,7 @@ _MAX_PAIRS = 4  # where single words are everywhere, two in one line are not
 _MAX_READS_PER_TURN = 6
 _MAX_DIRECTORIES = 8
 _GREP_LIMIT = 300
+_LIST_LIMIT = 1000
 _FAR = 2000
 _SKIPPED_PARTS = frozenset(
     [".git", ".venv", "node_modules", "__pycache__", "dist", "build", ".mypy_cache"]
@@ -103,7 +104,7 @@ def _explore(wanted: Sequence[Term], known: Mapping[str, ToolSpec]) -> Iterator[
     if "read_file" not in known and "grep" not in known:
         return
     yield "list_directory", {"path": "."}
-    yield "search_files", {"pattern": "**/*"}
+    yield "search_files", {"pattern": "**/*", "limit": _LIST_LIMIT}
     patterns = [_pattern(one) + ".{0,30}" + _pattern(two) for one, two in pairwise(wanted)]
     longest_first = sorted(wanted, key=lambda term: -len(term.stem))
     for pattern in [*patterns[:_MAX_PAIRS], *map(_pattern, longest_first[:_MAX_SEARCHES])]:
