@@ -69,7 +69,7 @@ class _File:
         path = split_names(self.path).lower()
         named = sum(weight for term, weight in weights.items() if term.is_in(path))
         is_test = {"tests", "test"} & set(PurePosixPath(self.path).parts)
-        return (held + best + 0.5 * named) * (0.7 if is_test else 1.0)
+        return (held + 2 * best + 0.5 * named) * (0.7 if is_test else 1.0)
 
 
 def next_calls(

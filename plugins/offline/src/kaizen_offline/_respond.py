@@ -20,7 +20,8 @@ __all__ = ["respond"]
 _FREE = Decimal(0)
 _CHARS_PER_TOKEN = 4
 _MAX_CHARS = 1200
-_ENOUGH = 0.7
+_ENOUGH_GIVEN = 0.7
+_ENOUGH_READ = 0.85
 
 
 def respond(request: ModelRequest, limits: Limits) -> ModelReply:
@@ -44,9 +45,11 @@ def respond(request: ModelRequest, limits: Limits) -> ModelReply:
 def _calls(
     conversation: Conversation, request: ModelRequest, limits: Limits
 ) -> tuple[ToolUse, ...]:
-    """Return what should be looked up; nothing if what was given answers the question."""
-    is_first = conversation.subject and not conversation.calls
-    if is_first and report_on(conversation).confidence >= _ENOUGH:
+    """Return what should be looked up; nothing if what is there answers the question."""
+    given = bool(conversation.subject) and not conversation.calls
+    enough = _ENOUGH_GIVEN if given else _ENOUGH_READ
+    has_read = any(call.name == "read_file" for call in conversation.calls)
+    if (given or has_read) and report_on(conversation).confidence >= enough:
         return ()
     return next_calls(conversation, request.tools, limits)
 
