@@ -26,7 +26,7 @@ from kaizen.errors import (
     UnknownNameError,
 )
 from kaizen.events import InterruptEvent
-from kaizen.interrupts import InterruptMode
+from kaizen.interrupts import InterruptMode, InterruptReason
 from kaizen.messages import Message, ModelDelta, ModelReply, ModelRequest, ToolUse, Usage
 from kaizen.operations import (
     Checkpoint,
@@ -593,8 +593,7 @@ def _end(
     run._scope = None
     if run.parent is not None:
         _leave_parent(run, run.parent, status)
-    if log.watched:
-        log.close()
+    log.close()
     if run._done is not None:
         run._done.set()
 
@@ -624,13 +623,16 @@ async def _failed(run: Run, error: BaseException) -> None:
     _charge_earlier(run)
     _answer_open_calls(run)
     status: RunStatus = "failed" if isinstance(error, Exception) else "cancelled"
+    stopped = isinstance(error, AgentInterrupted) or status == "cancelled"
+    reason = run.interrupted if stopped else None
+    if reason is not None:
+        status = "interrupted"
     with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
-        if isinstance(error, AgentInterrupted):
-            status = "interrupted"
-            await notify(run.plan.pre_interrupt, _interrupt_event(run, error))
+        if reason is not None:
+            await notify(run.plan.pre_interrupt, _interrupt_event(run, reason))
         _end(run, status, error=error)
-        if isinstance(error, AgentInterrupted):
-            await notify(run.plan.post_interrupt, _interrupt_event(run, error))
+        if reason is not None:
+            await notify(run.plan.post_interrupt, _interrupt_event(run, reason))
         if run.plan.store is not None:
             await _commit_failed(run, error)
 
@@ -655,14 +657,14 @@ def _answer_open_calls(run: Run) -> None:
         _finished(run, _refusal(use.id, use.name, stopped), cycle=1)
 
 
-def _interrupt_event(run: Run, error: AgentInterrupted) -> InterruptEvent:
+def _interrupt_event(run: Run, reason: InterruptReason) -> InterruptEvent:
     return InterruptEvent(
         agent_id=run.agent_id,
         run_id=run.id,
         trace_id=run.trace_id,
         timestamp=time(),
         metadata=dict(run.metadata),
-        request=error.reason,
+        request=reason,
     )
 
 

@@ -155,6 +155,11 @@ class BaseAgent:
         return self._identity.agent_id or self.name
 
     @property
+    def kernel(self) -> Kernel | None:
+        """The kernel that it was given, or `None` if it runs on the default one."""
+        return self._kernel
+
+    @property
     def description(self) -> str:
         """What it does, in a sentence."""
         return self._description or self.signature.instructions.strip().partition("\n")[0]
@@ -162,6 +167,7 @@ class BaseAgent:
     def bind(
         self,
         *,
+        kernel: Kernel | None = None,
         session_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         **config: Any,
@@ -169,6 +175,7 @@ class BaseAgent:
         """Return the same agent with something different for the runs made through it.
 
         Args:
+            kernel: The kernel to run on.
             session_id: What the runs are grouped by.
             metadata: What is kept with the runs; added to what there is.
             config: Fields of the configuration, stronger than the agent's own.
@@ -176,6 +183,9 @@ class BaseAgent:
         bound = object.__new__(type(self))
         for name in _SLOTS:
             object.__setattr__(bound, name, getattr(self, name))
+        if kernel is not None and kernel is not self._kernel:
+            object.__setattr__(bound, "_kernel", kernel)
+            object.__setattr__(bound, "_plan", None)
         if session_id is not None:
             object.__setattr__(bound, "_session_id", session_id)
         if metadata:
@@ -482,6 +492,7 @@ class RunStream(AbstractAsyncContextManager[Run]):
     async def __aenter__(self) -> Run:
         plan = await self._agent._prepared()
         run = self._agent._start(plan, plan.signature.validate_inputs(self._inputs))
+        run.listen()
         self._run = run
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._execute, run)

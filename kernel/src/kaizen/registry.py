@@ -134,6 +134,26 @@ BROUGHT_BY = {
     ("CheckpointStore", "redis"): "kaizen-redis",
     ("CheckpointStore", "s3"): "kaizen-s3",
     ("MemoryStore", "sqlite"): "kaizen-sqlite",
+    **{
+        ("Tool", name): "kaizen-tools"
+        for name in (
+            "bash_command",
+            "delete_file",
+            "edit_file",
+            "extract_links",
+            "fetch_url",
+            "file_exists",
+            "grep",
+            "http_delete",
+            "http_get",
+            "http_post",
+            "http_put",
+            "list_directory",
+            "read_file",
+            "search_files",
+            "write_file",
+        )
+    },
 }
 """Names that users know from the documents, and the distributions that bring them."""
 

@@ -23,7 +23,7 @@ from kaizen.operations import (
     Result,
     RunRequest,
 )
-from kaizen.runlog import Interrupted, Noted, RunLog, RunState, StreamEvent
+from kaizen.runlog import Interrupted, Noted, RunLog, RunState, StreamEvent, Subscription
 from kaizen.tools import Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Run:
         "_cycle",
         "_done",
         "_scope",
+        "_subscription",
         "_uncharged",
         "agent",
         "depth",
@@ -165,6 +166,7 @@ class Run:
         self.ended = False
         self._children: set[Run] | None = None
         self._scope: CancelScope | None = None
+        self._subscription: Subscription | None = None
         self._cycle = 0
         self._uncharged: ModelReply | None = None
         self._done: anyio.Event | None = None
@@ -317,11 +319,13 @@ class Run:
             raise self.error or RunError(f"run {self.id!r}", "was cancelled")
         return self.result
 
-    async def __aiter__(self) -> AsyncIterator[StreamEvent]:
-        async for event in self.log.subscribe():
-            yield event
-        if self.error is not None and isinstance(self.error, Exception):
-            raise self.error
+    def __aiter__(self) -> AsyncIterator[StreamEvent]:
+        subscription, self._subscription = self._subscription, None
+        return _Events(self, subscription or self.log.subscribe())
+
+    def listen(self) -> None:
+        """Keep the events from here on for whoever iterates over the run first."""
+        self._subscription = self.log.subscribe()
 
     def _join(self, child: Run) -> None:
         if self._children is None:
@@ -329,3 +333,21 @@ class Run:
         self._children.add(child)
         if self.interrupted is not None:
             child.interrupt(self.interrupted)
+
+
+class _Events(AsyncIterator[StreamEvent]):
+    """The events of a run, then what it failed of."""
+
+    __slots__ = ("_run", "_subscription")
+
+    def __init__(self, run: Run, subscription: Subscription) -> None:
+        self._run = run
+        self._subscription = subscription
+
+    async def __anext__(self) -> StreamEvent:
+        try:
+            return await self._subscription.__anext__()
+        except StopAsyncIteration:
+            if isinstance(self._run.error, Exception):
+                raise self._run.error from None
+            raise

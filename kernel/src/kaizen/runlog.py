@@ -490,6 +490,7 @@ class RunLog:
     """
 
     __slots__ = (
+        "_closed",
         "_deltas",
         "_run_id",
         "_store",
@@ -506,6 +507,7 @@ class RunLog:
         self._store = store
         self._stored = 0
         self._deltas = 0
+        self._closed = False
         self._subscriptions: tuple[Subscription, ...] = ()
 
     def append(self, entry: Entry) -> None:
@@ -565,8 +567,9 @@ class RunLog:
 
     def close(self) -> None:
         """Let subscriptions end once they have delivered what there is."""
+        self._closed = True
         for subscription in self._subscriptions:
-            subscription._close()
+            subscription._wake()
 
 
 class Subscription(AsyncIterator[StreamEvent]):
@@ -576,7 +579,7 @@ class Subscription(AsyncIterator[StreamEvent]):
     misses none; deltas wait in a bounded buffer.
     """
 
-    __slots__ = ("_buffer", "_closed", "_cursor", "_deltas", "_gap", "_log", "_signal")
+    __slots__ = ("_buffer", "_cursor", "_deltas", "_gap", "_log", "_signal")
 
     def __init__(self, log: RunLog, *, start: int, buffer: int) -> None:
         self._log = log
@@ -585,7 +588,6 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._deltas: deque[TextDelta] = deque()
         self._gap: Gap | None = None
         self._signal = anyio.Event()
-        self._closed = False
 
     def __aiter__(self) -> Subscription:
         return self
@@ -595,7 +597,7 @@ class Subscription(AsyncIterator[StreamEvent]):
             event = self._next()
             if event is not None:
                 return event
-            if self._closed:
+            if self._log._closed:
                 self.cancel()
                 raise StopAsyncIteration
             self._signal = anyio.Event()
@@ -630,10 +632,6 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._signal.set()
 
     def _wake(self) -> None:
-        self._signal.set()
-
-    def _close(self) -> None:
-        self._closed = True
         self._signal.set()
 
 
