@@ -1,0 +1,210 @@
+"""`kaizen chat`: a conversation on the terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from kaizen.agent import BaseAgent
+from kaizen.errors import AgentInterrupted, KaizenError, UnknownNameError
+from kaizen.kernel import Kernel
+from kaizen.run import Run
+from kaizen.runlog import TextDelta
+from kaizen.signatures import InputField, OutputField, Signature
+
+from kaizen_cli._ask import FILE_TOOLS, file_tools_missing
+from kaizen_cli._following import INTERRUPTED, interrupt, progress_for
+from kaizen_cli._options import Options
+from kaizen_cli._session import own_settings, provider_config, session
+from kaizen_cli._terminal import Terminal
+
+__all__ = ["Chat", "chat"]
+
+PROMPT = "> "
+HELP = """/help   show this
+/tools  list the tools that the model may use
+/exit   leave, as Ctrl+D does
+Ctrl+C stops the present answer. Anything else is a message."""
+
+
+class Chat(Signature):
+    """Talk with the user. Answer the message, in its language, as briefly as it allows."""
+
+    history: str = InputField(desc="What was said before, oldest first.", default="")
+    message: str = InputField(desc="What the user says now.")
+    reply: str = OutputField(desc="What you say.")
+
+
+def chat(
+    options: Options, *, paths: Sequence[Path], provider: str | None, model: str
+) -> int:
+    """Hold a conversation until the user leaves; return the exit code."""
+    terminal = Terminal(options)
+    with start_blocking_portal() as portal:
+        started = session(options, terminal, roots=paths)
+        with portal.wrap_async_context_manager(started) as kernel:
+            settings = own_settings(kernel)
+            config = {
+                "max_cycles": settings.max_cycles,
+                **provider_config(kernel, provider, model),
+            }
+            tools = FILE_TOOLS if paths else ()
+            agent = portal.call(_agent, config, tools, kernel)
+            conversation = _Conversation(
+                portal, agent, terminal, max_history=settings.max_history
+            )
+            with conversation.listening():
+                return conversation.hold()
+
+
+def _agent(config: dict[str, Any], tools: Sequence[str], kernel: Kernel) -> BaseAgent:
+    return BaseAgent(config, Chat, tools=tools, kernel=kernel, name="chat")
+
+
+class _Conversation:
+    """Reads messages in the main thread; the agent answers in the portal's."""
+
+    def __init__(
+        self,
+        portal: BlockingPortal,
+        agent: BaseAgent,
+        terminal: Terminal,
+        *,
+        max_history: int,
+    ) -> None:
+        self._portal = portal
+        self._agent = agent
+        self._terminal = terminal
+        self._max_history = max_history
+        self._history = ""
+        self._run: Run | None = None
+        self._answering = False
+        self._stopping = False
+        self._typed = sys.stdin.isatty() and sys.stdout.isatty()
+
+    def hold(self) -> int:
+        """Answer each message; return 0, or 1 if an answer to a pipe failed."""
+        if self._typed:
+            with suppress(ImportError):
+                import readline  # noqa: F401 - `input` edits lines with it
+            self._terminal.note("/help lists what you can type. Ctrl+D ends.")
+        failed = False
+        for message in self._messages():
+            if message in ("/exit", "/quit"):
+                break
+            if message.startswith("/"):
+                self._command(message)
+            else:
+                failed |= not self._respond(message)
+        return 1 if failed and not self._typed else 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let Ctrl+C stop an answer, and mean what it always does where none is given."""
+        before = signal.signal(signal.SIGINT, self._on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if not self._answering:
+            raise KeyboardInterrupt
+        if self._stopping:
+            os._exit(INTERRUPTED)
+        self._stopping = True
+        if self._run is not None:
+            self._portal.start_task_soon(self._stop, self._run)
+
+    @staticmethod
+    def _stop(run: Run) -> None:
+        interrupt(run, immediate=True)
+
+    def _messages(self) -> Iterator[str]:
+        while True:
+            try:
+                line = input(PROMPT) if self._typed else sys.stdin.readline()
+            except KeyboardInterrupt:
+                if not self._typed:
+                    raise
+                self._terminal.note("")
+                continue
+            except EOFError:
+                self._terminal.note("")
+                return
+            if not line and not self._typed:
+                return
+            if line.strip():
+                yield line.strip()
+
+    def _command(self, command: str) -> None:
+        if command == "/help":
+            self._terminal.note(HELP)
+        elif command == "/tools":
+            specs = self._portal.call(self._agent.discover_tools)
+            lines = [f"{each.name}  {each.description.splitlines()[0]}" for each in specs]
+            self._terminal.note(
+                "\n".join(lines) or "None: give PATHS to let it read files."
+            )
+        else:
+            self._terminal.note(f"There is no {command}. /help lists what there is.")
+
+    def _respond(self, message: str) -> bool:
+        """Answer one message; say whether that worked."""
+        self._answering = True
+        try:
+            reply = self._portal.start_task_soon(self._answer, message).result()
+        except AgentInterrupted:
+            self._terminal.note("(stopped)")
+            return True
+        except KaizenError as error:
+            self._complain(error)
+            return False
+        finally:
+            self._answering = self._stopping = False
+            self._run = None
+        self._remember(message, reply)
+        return True
+
+    async def _answer(self, message: str) -> str:
+        progress = progress_for(self._terminal, verbose=False)
+        written = False
+        with progress:
+            async with self._agent.stream(history=self._history, message=message) as run:
+                self._run = run
+                if self._stopping:
+                    interrupt(run, immediate=True)
+                try:
+                    async for event in run:
+                        progress.show(event)
+                        if isinstance(event, TextDelta):
+                            progress.__exit__(None, None, None)
+                            self._terminal.write(event.text)
+                            written = True
+                    result = await run.wait()
+                finally:
+                    if written:
+                        self._terminal.write("\n\n" if self._typed else "\n")
+        reply: str = result["reply"]
+        return reply
+
+    def _remember(self, message: str, reply: str) -> None:
+        """Keep what was said, from the end, each speaker's lines set in."""
+        spoken = "".join(
+            f"{who}: {text.strip().replace(chr(10), chr(10) + '  ')}\n"
+            for who, text in (("User", message), ("You", reply))
+        )
+        start = max(0, len(self._history) + len(spoken) - self._max_history)
+        self._history = f"{self._history}{spoken}"[start:]
+
+    def _complain(self, error: KaizenError) -> None:
+        if isinstance(error, UnknownNameError):
+            error = file_tools_missing(error) or error
+        self._terminal.note(f"Error: {' '.join(str(error).split())}", style="red")

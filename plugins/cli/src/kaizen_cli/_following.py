@@ -1,0 +1,249 @@
+"""Follows a run: shows what it does, and stops it when the user wants."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+from anyio.abc import TaskStatus
+from kaizen.agent import BaseAgent
+from kaizen.interrupts import (
+    InterruptMode,
+    InterruptReason,
+    InterruptSignal,
+    InterruptSource,
+)
+from kaizen.operations import Result
+from kaizen.run import Run
+from kaizen.runlog import (
+    ModelRequested,
+    StreamEvent,
+    TextDelta,
+    ToolFinished,
+    ToolIntended,
+)
+
+from kaizen_cli._terminal import Terminal
+from kaizen_cli._text import shortened
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+__all__ = ["Lines", "Progress", "Spinner", "follow", "interrupt", "progress_for"]
+
+INTERRUPTED = 130
+_STOPPING = "Stopping after this turn. Ctrl+C again stops at once."
+_MAX_STEP = 200
+_MAX_VALUE = 60
+
+
+async def follow(
+    agent: BaseAgent,
+    inputs: Mapping[str, Any],
+    terminal: Terminal,
+    progress: Progress,
+    on_text: Callable[[str], None] | None = None,
+) -> Result:
+    """Run an agent, show what it does, and let Ctrl+C stop it in good order.
+
+    Args:
+        agent: The agent.
+        inputs: Its inputs.
+        terminal: Where the user is told of a stop.
+        progress: What shows each step.
+        on_text: What is told each piece of a reply.
+    """
+    with progress:
+        async with (
+            _interruptible(terminal, progress) as interrupts,
+            agent.stream(**inputs) as run,
+        ):
+            interrupts.run = run
+            async for event in run:
+                progress.show(event)
+                if on_text is not None and isinstance(event, TextDelta):
+                    on_text(event.text)
+            return await run.wait()
+
+
+class Progress:
+    """Shows nothing of what a run does."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+
+    def show(self, event: StreamEvent) -> None:
+        """Show one event."""
+
+    def say(self, terminal: Terminal, text: str) -> None:
+        """Tell the user something meanwhile."""
+        terminal.note(text, style="yellow")
+
+
+class Lines(Progress):
+    """Prints a line for each step."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._start = monotonic()
+
+    def show(self, event: StreamEvent) -> None:
+        step = described(event)
+        if step:
+            self._terminal.note(f"{monotonic() - self._start:6.1f} s  {step}")
+
+
+class Spinner(Progress):
+    """Shows the present step in one line that goes away at the end."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._status = self._made(terminal)
+        self._calls: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+
+    def show(self, event: StreamEvent) -> None:
+        if isinstance(event, TextDelta):
+            self._update("writing the answer")
+        elif isinstance(event, ToolIntended):
+            self._calls[event.call_id] = described(event)
+            self._update(described(event))
+        elif isinstance(event, ToolFinished):
+            self._calls.pop(event.call_id, None)
+            self._update(next(reversed(self._calls.values()), "thinking"))
+        elif isinstance(event, ModelRequested):
+            self._update(described(event))
+
+    def _update(self, step: str) -> None:
+        from rich.text import Text
+
+        self._status.update(Text(step, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    @staticmethod
+    def _made(terminal: Terminal) -> Status:
+        from rich.status import Status
+        from rich.text import Text
+
+        return Status(Text("starting", style="dim"), console=terminal.err)
+
+
+def progress_for(terminal: Terminal, *, verbose: bool) -> Progress:
+    """Return what suits: lines if they are wanted, a spinner if somebody watches."""
+    if verbose:
+        return Lines(terminal)
+    if terminal.interactive and os.environ.get("TERM") != "dumb":
+        return Spinner(terminal)
+    return Progress()
+
+
+def described(event: StreamEvent) -> str:
+    """Say in one line what an event means; `""` if it need not be said."""
+    if isinstance(event, ModelRequested):
+        model = f" {event.model}" if event.model else ""
+        return shortened(f"turn {event.cycle}: asking {event.provider}{model}", _MAX_STEP)
+    if isinstance(event, ToolIntended):
+        return shortened(f"{event.name} {_arguments(event.arguments)}", _MAX_STEP)
+    if isinstance(event, ToolFinished) and not event.success:
+        return shortened(f"{event.name} failed: {event.content}", _MAX_STEP)
+    return ""
+
+
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    pairs = (
+        f"{name}={shortened(str(value), _MAX_VALUE)}"
+        for name, value in arguments.items()
+        if value not in (None, "", [], {})
+    )
+    return " ".join(pairs)
+
+
+def interrupt(run: Run, *, immediate: bool) -> None:
+    """Stop a run because the user pressed Ctrl+C."""
+    mode = InterruptMode.IMMEDIATE if immediate else InterruptMode.GRACEFUL
+    run.interrupt(
+        InterruptReason(
+            source=InterruptSource.USER,
+            mode=mode,
+            message="Ctrl+C",
+            signal=InterruptSignal.USER_REQUESTED,
+        )
+    )
+
+
+class _Interrupts:
+    """Turns Ctrl+C into a stop: after the turn, then at once, then without manners."""
+
+    def __init__(
+        self, terminal: Terminal, progress: Progress, scope: anyio.CancelScope
+    ) -> None:
+        self.run: Run | None = None
+        self.scope = scope
+        self._terminal = terminal
+        self._progress = progress
+        self._count = 0
+
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        """Wait for Ctrl+C again and again."""
+        try:
+            with anyio.open_signal_receiver(signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    self._stop()
+        except NotImplementedError:  # Windows: Ctrl+C cancels everything
+            task_status.started()
+
+    def _stop(self) -> None:
+        self._count += 1
+        if self.run is None:
+            self.scope.cancel()
+            return
+        if self._count > 2:
+            self._progress.__exit__(None, None, None)
+            os._exit(INTERRUPTED)
+        immediate = self._count == 2
+        said = "Stopping at once." if immediate else _STOPPING
+        self._progress.say(self._terminal, said)
+        interrupt(self.run, immediate=immediate)
+
+
+@asynccontextmanager
+async def _interruptible(
+    terminal: Terminal, progress: Progress
+) -> AsyncIterator[_Interrupts]:
+    """Let Ctrl+C stop the run that the block sets."""
+    # Left by hand, so that an error that passes is not wrapped into a group.
+    tasks = await anyio.create_task_group().__aenter__()
+    interrupts = _Interrupts(terminal, progress, tasks.cancel_scope)
+    try:
+        await tasks.start(interrupts.listen)
+        yield interrupts
+    finally:
+        given_up = tasks.cancel_scope.cancel_called
+        tasks.cancel_scope.cancel()
+        await tasks.__aexit__(None, None, None)
+        if given_up:
+            raise KeyboardInterrupt

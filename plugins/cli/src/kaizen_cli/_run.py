@@ -1,0 +1,192 @@
+"""`kaizen run`: runs an agent once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from kaizen.agent import BaseAgent
+from kaizen.errors import AgentInterrupted
+from kaizen.operations import Result
+from kaizen.signatures import Signature, SignatureCompiler
+from pydantic_core import to_jsonable_python
+
+from kaizen_cli._account import account, summary
+from kaizen_cli._following import INTERRUPTED, Progress, follow, progress_for
+from kaizen_cli._options import Options
+from kaizen_cli._session import provider_config, session
+from kaizen_cli._targets import Declaration, Target, load, make_agent
+from kaizen_cli._terminal import Terminal
+from kaizen_cli._text import as_json as to_json
+from kaizen_cli._text import visible
+
+__all__ = ["run"]
+
+MAX_BYTES = 64 * 1024 * 1024
+_STANDARD_INPUT = "-"
+
+
+def run(
+    options: Options,
+    *,
+    target: str,
+    inputs: Sequence[str],
+    input_file: str | None,
+    provider: str | None,
+    model: str,
+    stream: bool,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Run an agent once and print its outputs; return the exit code."""
+    if stream and as_json:
+        raise click.UsageError("--stream and --json exclude each other.")
+    terminal = Terminal(options)
+    found = load(target)
+
+    async def main() -> int:
+        async with session(options, terminal) as kernel:
+            chosen = _chosen(found, provider_config(kernel, provider, model), provider)
+            agent = make_agent(found, kernel, chosen)
+            if agent.kernel is None or agent.kernel.running:
+                return await work(agent)
+            async with agent.kernel:  # the agent was made with one of its own
+                return await work(agent)
+
+    async def work(agent: BaseAgent) -> int:
+        values = _values(agent.signature, inputs, input_file)
+        SignatureCompiler().compile(agent.signature).validate_inputs(values)
+        progress = Progress() if stream else progress_for(terminal, verbose=verbose)
+        try:
+            result = await follow(
+                agent, values, terminal, progress, terminal.write if stream else None
+            )
+        except AgentInterrupted as error:
+            terminal.note(f"Interrupted, no outputs. Run {error.run_id}", style="")
+            return INTERRUPTED
+        _show(terminal, agent.signature, result, streamed=stream, as_json=as_json)
+        return 0
+
+    return anyio.run(main)
+
+
+def _chosen(found: Target, config: dict[str, Any], provider: str | None) -> dict[str, Any]:
+    """Let a target keep the provider that it names, unless another one was asked for."""
+    named = found.provider if isinstance(found, Declaration) else None
+    if isinstance(found, BaseAgent):
+        named = found.config.llm_provider
+    if named and provider is None:
+        config.pop("llm_provider", None)
+    return config
+
+
+def _values(
+    signature: type[Signature], given: Sequence[str], file: str | None
+) -> dict[str, Any]:
+    """Return the inputs that the command line gives, in any of its ways."""
+    pairs = [each for each in given if each != _STANDARD_INPUT]
+    if len(pairs) < len(given):
+        file = file or _STANDARD_INPUT
+    values = _read_json(file) if file else {}
+    for each in pairs:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise click.UsageError(
+                f"{each!r} is no input. Write KEY=VALUE; {_inputs_of(signature)}"
+            )
+        values[name] = _value(signature, name, text)
+    return values
+
+
+def _inputs_of(signature: type[Signature]) -> str:
+    names = ", ".join(signature.input_fields)
+    return f"the inputs are {names}." if names else "there are no inputs."
+
+
+def _value(signature: type[Signature], name: str, text: str) -> Any:
+    if text.startswith("@"):
+        return _read_text(Path(text[1:]))
+    field = signature.input_fields.get(name)
+    if field is None or field.annotation in (str, str | None):
+        return text
+    if text.startswith(("{", "[")) or text == "null":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise click.UsageError(f"{name} is not valid JSON: {error}.") from error
+    return text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise click.UsageError(f"{str(path)!r} cannot be read: {problem}.") from error
+    if len(text) > MAX_BYTES:
+        raise click.UsageError(f"{str(path)!r} is longer than {MAX_BYTES} characters.")
+    return text
+
+
+def _read_json(file: str) -> dict[str, Any]:
+    if file == _STANDARD_INPUT:
+        text, name = sys.stdin.read(MAX_BYTES + 1)[:MAX_BYTES], "standard input"
+    else:
+        text, name = _read_text(Path(file)), file
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{name} is not valid JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise click.UsageError(f"{name} must hold a JSON object of inputs.")
+    return values
+
+
+def _show(
+    terminal: Terminal,
+    signature: type[Signature],
+    result: Result,
+    *,
+    streamed: bool,
+    as_json: bool,
+) -> None:
+    outputs = {
+        name: to_jsonable_python(value, fallback=str) for name, value in result.items()
+    }
+    if as_json:
+        terminal.write(f"{to_json({'outputs': outputs, **account(result)})}\n")
+        return
+    plain = SignatureCompiler().compile(signature).plain_text
+    if streamed:
+        terminal.write("\n")
+    if plain and not streamed:
+        terminal.print(next(iter(outputs.values())))
+    if not plain:
+        _show_table(terminal, outputs)
+    terminal.note(summary(result))
+
+
+def _show_table(terminal: Terminal, outputs: Mapping[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = {
+        name: value if isinstance(value, str) else to_json(value)
+        for name, value in outputs.items()
+    }
+    if not terminal.out.is_terminal:
+        for name, text in texts.items():
+            terminal.write(f"{name}: {text}\n")
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in texts.items():
+        table.add_row(Text(visible(name)), Text(visible(text)))
+    terminal.show(table)

@@ -1,0 +1,77 @@
+"""Where the command prints: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from kaizen_cli._options import Options
+from kaizen_cli._text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["Terminal"]
+
+
+class Terminal:
+    """Prints what is harmless: no text is read as markup or obeyed by the terminal.
+
+    Attributes:
+        interactive: Whether somebody is watching standard error.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._color = options.color
+        self.interactive = sys.stderr.isatty()
+
+    @cached_property
+    def out(self) -> Console:
+        """Standard output."""
+        return self._console(stderr=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """Standard error."""
+        return self._console(stderr=True)
+
+    def print(self, text: str = "", *, style: str = "", indent: int = 0) -> None:
+        """Print a text to standard output, in lines as wide as the terminal."""
+        self._print(self.out, text, style, indent)
+
+    def note(self, text: str, *, style: str = "dim") -> None:
+        """Tell the user something that is not a result, on standard error."""
+        self._print(self.err, text, style, 0)
+
+    def write(self, text: str) -> None:
+        """Print a piece of a text to standard output, and nothing behind it."""
+        sys.stdout.write(visible(text))
+        sys.stdout.flush()
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table or the like, whose texts are visible already."""
+        self.out.print(renderable)
+
+    def _print(self, console: Console, text: str, style: str, indent: int) -> None:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        shown = Text(visible(text), style=style)
+        if console.is_terminal and indent:
+            console.print(Padding(shown, (0, 0, 0, indent)))
+            return
+        margin = " " * indent
+        lines = Text("\n").join(Text(margin) + line for line in shown.split("\n"))
+        console.print(lines, soft_wrap=not console.is_terminal)
+
+    def _console(self, *, stderr: bool) -> Console:
+        from rich.console import Console
+
+        return Console(
+            stderr=stderr,
+            color_system="auto" if self._color else None,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
