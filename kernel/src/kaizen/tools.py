@@ -5,22 +5,26 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from enum import IntEnum
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     Literal,
     Protocol,
     TypeAlias,
+    get_args,
+    get_origin,
     get_type_hints,
     overload,
     runtime_checkable,
 )
 
 import anyio.to_thread
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import from_json, to_json
 
 from kaizen._records import quick_init
 from kaizen.errors import AgentCreationError, ToolArgumentsError
@@ -44,6 +48,7 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _JSON_TYPES = (str, int, float, bool, type(None))
+_ARGUMENTS = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class DangerLevel(IntEnum):
@@ -66,8 +71,9 @@ Danger: TypeAlias = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a tool does to the world: the one statement that approval, retries, resume and
-    budgets all read.
+    """What a tool does to the world.
+
+    Approval, retries, resume and budgets all read this one statement.
 
     Attributes:
         danger: How much harm it can do.
@@ -97,8 +103,11 @@ class Effect:
 
         `SAFE` neither reads nor writes, `LOW` reads, everything above writes; what does
         not write is idempotent.
+
+        Raises:
+            ValueError: There is no such danger level.
         """
-        level = DangerLevel[danger.upper()] if isinstance(danger, str) else danger
+        level = _level(danger)
         changes = level > DangerLevel.LOW if writes is None else writes
         return cls(
             danger=level,
@@ -151,8 +160,9 @@ class ToolSpec:
 @quick_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """Where a tool is called from. A parameter of this type is filled in by the kernel
-    and not shown to the model.
+    """Where a tool is called from.
+
+    A parameter of this type is filled in by the kernel and not shown to the model.
 
     Attributes:
         idempotency_key: Stays the same when this very call is repeated after a crash.
@@ -264,9 +274,9 @@ class FunctionTool:
 
     __slots__ = (
         "_context_name",
+        "_dump",
         "_function",
         "_is_async",
-        "_model",
         "_native",
         "_options",
         "_spec",
@@ -279,8 +289,8 @@ class FunctionTool:
         self._function = function
         self._options = {"effect": effect, **options}
         self._spec: ToolSpec | None = None
-        self._model: type[BaseModel] | None = None
-        self._validate: Callable[[Any], BaseModel] | None = None
+        self._validate: Callable[[Any], Any] | None = None
+        self._dump: Callable[..., bytes] | None = None
         self._is_async = inspect.iscoroutinefunction(function)
         self._native = False
         self._context_name = ""
@@ -303,18 +313,19 @@ class FunctionTool:
         parsed = self._parse(arguments)
         if self._native:
             return dict(parsed.__dict__)
-        return parsed.model_dump(mode="json")
+        return self._as_json(parsed)
 
     async def invoke(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Call the function; one that is not a coroutine runs in a worker thread."""
-        keywords = self._parse(arguments).__dict__
+        keywords = arguments if self._native else self._parse(arguments).__dict__
         if self._context_name:
             keywords = {**keywords, self._context_name: context}
         if self._is_async:
             return await self._function(**keywords)
-        return await anyio.to_thread.run_sync(lambda: self._function(**keywords))
+        value = await anyio.to_thread.run_sync(lambda: self._function(**keywords))
+        return await value if inspect.isawaitable(value) else value
 
-    def _parse(self, arguments: Mapping[str, Any]) -> BaseModel:
+    def _parse(self, arguments: Mapping[str, Any]) -> Any:
         if self._validate is None:
             self._build()
             assert self._validate is not None
@@ -323,37 +334,50 @@ class FunctionTool:
         except ValidationError as error:
             raise _misfit(self.spec.name, error) from None
 
+    def _as_json(self, parsed: Any) -> dict[str, Any]:
+        assert self._dump is not None
+        try:
+            values = from_json(self._dump(parsed, warnings=False))
+        except ValueError as error:
+            raise ToolArgumentsError(
+                f"tool {self.spec.name!r}",
+                f"was called with arguments that JSON cannot hold: {error}",
+                "Correct the arguments and call it again.",
+            ) from None
+        return values  # type: ignore[no-any-return]
+
     def _build(self) -> ToolSpec:
+        summary, descriptions = _docstring(self._function)
+        fields = self._fields(descriptions)
+        options = dict(self._options)
+        name = options.pop("name", None) or self._function.__name__
+        adapter, schema = _compile(name, fields)
+        options["description"] = options.get("description") or summary
+        self._native = all(info.annotation in _JSON_TYPES for info in fields.values())
+        self._spec = ToolSpec(name=name, parameters=schema, **options)
+        self._dump = adapter.serializer.to_json
+        self._validate = adapter.validator.validate_python
+        return self._spec
+
+    def _fields(self, descriptions: Mapping[str, str]) -> dict[str, FieldInfo]:
+        """Return the parameters that a model is shown."""
         function = self._function
         hints = _hints(function)
-        summary, descriptions = _docstring(function)
-        fields: dict[str, Any] = {}
+        fields: dict[str, FieldInfo] = {}
         for name, parameter in inspect.signature(function).parameters.items():
             annotation = hints[name]
-            if annotation is ToolContext:
+            if annotation is ToolContext or ToolContext in get_args(annotation):
                 self._context_name = name
                 continue
-            default = ... if parameter.default is parameter.empty else parameter.default
+            default = parameter.default
+            if default is parameter.empty:
+                default = ...
+            elif default is None:
+                annotation = _optional(annotation)
             info = FieldInfo.from_annotated_attribute(annotation, default)
             info.description = info.description or descriptions.get(name)
-            fields[name] = (info.annotation, info)
-        options = dict(self._options)
-        name = options.pop("name", None) or function.__name__
-        model = create_model(
-            name,
-            __config__=ConfigDict(extra="forbid", hide_input_in_errors=True),
-            **fields,
-        )
-        schema = model.model_json_schema()
-        schema.pop("title", None)
-        for described in schema.get("properties", {}).values():
-            described.pop("title", None)
-        options["description"] = options.get("description") or summary
-        self._native = all(info.annotation in _JSON_TYPES for _, info in fields.values())
-        self._spec = ToolSpec(name=name, parameters=schema, **options)
-        self._model = model
-        self._validate = model.__pydantic_validator__.validate_python
-        return self._spec
+            fields[name] = info
+        return fields
 
 
 @overload
@@ -429,13 +453,27 @@ def undeclared(function: Any) -> AgentCreationError:
     """Return the error for a function that does not say what it does to the world."""
     name = getattr(function, "__name__", repr(function))
     return AgentCreationError(
-        f"tool {name!r}",
+        "a tool" if function is None else f"tool {name!r}",
         "does not say what it does to the world",
         'Declare it with @tool(danger="safe"), or "low", "medium", "high", "critical".',
     )
 
 
+def _level(danger: Danger) -> DangerLevel:
+    if not isinstance(danger, str):
+        return DangerLevel(danger)
+    try:
+        return DangerLevel[danger.upper()]
+    except KeyError:
+        known = ", ".join(level.name.lower() for level in DangerLevel)
+        raise ValueError(f"unknown danger level {danger!r}; known: {known}") from None
+
+
 def _check_declaration(function: Callable[..., Any]) -> None:
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        raise AgentCreationError(
+            f"tool {function!r}", "is not a function", "Write a function around it."
+        )
     for name, parameter in inspect.signature(function).parameters.items():
         problem = ""
         if parameter.annotation is parameter.empty:
@@ -463,9 +501,44 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
+def _optional(annotation: Any) -> Any:
+    """Return a type that takes `None` as well, for a parameter whose default it is."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return Annotated[(inner | None, *metadata)]
+    return annotation | None
+
+
+def _compile(
+    name: str, fields: Mapping[str, FieldInfo]
+) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+    """Return what validates the arguments of a tool, and their schema.
+
+    They become the fields of a dataclass: unlike a model's, they may have any name.
+    """
+    members = [(key, info.annotation, field(default=info)) for key, info in fields.items()]
+    namespace = {"__pydantic_config__": _ARGUMENTS}
+    try:
+        arguments = make_dataclass(name, members, kw_only=True, namespace=namespace)
+        adapter: TypeAdapter[Any] = TypeAdapter(arguments)
+        text = to_json(adapter.json_schema(), inf_nan_mode="constants")
+        schema = from_json(text, allow_inf_nan=False)
+    except (PydanticUserError, TypeError, ValueError) as error:
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+        raise AgentCreationError(
+            f"tool {name!r}",
+            f"has a parameter that models cannot send: {reason}",
+            "Use types and defaults that JSON can hold.",
+        ) from error
+    schema.pop("title", None)
+    for described in schema.get("properties", {}).values():
+        described.pop("title", None)
+    return adapter, schema
+
+
 def _misfit(name: str, error: ValidationError) -> ToolArgumentsError:
     problems = [
-        f"{'.'.join(map(str, item['loc'])) or 'arguments'}: {item['msg']}"
+        f"{'.'.join(map(str, item['loc']))[:100] or 'arguments'}: {item['msg']}"
         for item in error.errors(include_input=False, include_url=False)[:10]
     ]
     return ToolArgumentsError(
