@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kaizen.errors import AgentCreationError, ConfigurationError
 from kaizen.messages import ModelSettings
@@ -189,6 +189,16 @@ class KaizenConfig(BaseModel):
         "security_profile": "kaizen-security",
         "transparency_enabled": "kaizen-observability",
     }
+
+    @field_validator("agent")
+    @classmethod
+    def _fit_an_agent(cls, defaults: dict[str, Any]) -> dict[str, Any]:
+        try:
+            AgentConfig(**defaults)
+        except ValidationError as error:
+            problem = explain(error, known=tuple(AgentConfig.model_fields))
+            raise ValueError(problem) from None
+        return defaults
 
     @property
     def agent_defaults(self) -> dict[str, Any]:
@@ -387,14 +397,20 @@ def _items(source: ConfigSource) -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(source) and not isinstance(source, type):
         for field in dataclasses.fields(source):
             yield field.name, getattr(source, field.name)
-    elif hasattr(source, "__dict__") and not isinstance(source, type):
-        yield from vars(source).items()
     else:
+        yield from _attributes(source)
+
+
+def _attributes(source: object) -> Iterator[tuple[str, Any]]:
+    found = [name for name in AgentConfig.model_fields if hasattr(source, name)]
+    if not found or isinstance(source, type):
         raise AgentCreationError(
             f"config of type {type(source).__name__!r}",
             "has no fields to read",
             "Pass an AgentConfig, a mapping, a dataclass or a pydantic model.",
         )
+    for name in found:
+        yield name, getattr(source, name)
 
 
 def _value(text: str) -> Any:
