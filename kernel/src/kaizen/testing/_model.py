@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias
@@ -82,11 +83,13 @@ class ScriptedModel(BaseProvider):
         self._spoken += 1
         return self._reply(line, request)
 
-    async def stream(self, request: ModelRequest):  # type: ignore[no-untyped-def]
+    async def stream(
+        self, request: ModelRequest
+    ) -> AsyncGenerator[ModelDelta | ModelReply]:
         """Answer with the next line, word by word."""
         reply = await self.complete(request)
-        for word in reply.text.split(" ") if reply.text else ():
-            yield ModelDelta(text=word if reply.text.startswith(word) else f" {word}")
+        for piece in re.findall(r"\s*\S+|\s+$", reply.text):
+            yield ModelDelta(text=piece)
         yield reply
 
     def _reply(self, line: Line, request: ModelRequest) -> ModelReply:
@@ -96,7 +99,8 @@ class ScriptedModel(BaseProvider):
             return self._reply(line(request), request)
         if isinstance(line, ModelReply):
             return line
-        text, uses = "", ()
+        text = ""
+        uses: tuple[ToolUse, ...] = ()
         if isinstance(line, str):
             text = line
         elif isinstance(line, Mapping):

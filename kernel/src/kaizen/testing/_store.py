@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic, time
+
+from pydantic_core import from_json
 
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.ports import RunRecord, StoredEntry
@@ -32,17 +35,17 @@ class MemoryCheckpointStore:
         for place, entry in enumerate(entries, start=len(log)):
             if entry.seq != place:
                 raise CheckpointSaveError(
-                    f"entry {entry.seq} of run {run_id!r}", f"does not follow entry {place - 1}"
+                    f"entry {entry.seq} of run {run_id!r}",
+                    f"does not follow entry {place - 1}",
                 )
         self._logs[run_id] = [*log, *entries]
-        known = self._records.get(run_id)
-        self._records[run_id] = RunRecord(
-            run_id=run_id,
-            agent_id=known.agent_id if known else "",
-            status="running",
-            length=len(self._logs[run_id]),
-            updated_at=time(),
-            forked_from=known.forked_from if known else None,
+        record = self._records.pop(run_id, None) or RunRecord(
+            run_id=run_id, agent_id="", status="running", length=0, updated_at=0.0
+        )
+        for entry in entries:
+            record = _described(record, entry)
+        self._records[run_id] = replace(
+            record, length=len(log) + len(entries), updated_at=time()
         )
 
     async def read(
@@ -56,7 +59,7 @@ class MemoryCheckpointStore:
         self, *, agent_id: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
         """Return the runs, last updated first."""
-        records = sorted(self._records.values(), key=lambda each: -each.updated_at)
+        records = reversed(self._records.values())  # in the order of their updates
         return [each for each in records if agent_id in (None, each.agent_id)][:limit]
 
     async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
@@ -64,17 +67,12 @@ class MemoryCheckpointStore:
         log = self._log(run_id)
         if new_run_id in self._logs or not 0 <= length <= len(log):
             raise CheckpointSaveError(
-                f"run {run_id!r}", f"cannot be forked after {length} entries as {new_run_id!r}"
+                f"run {run_id!r}",
+                f"cannot be forked after {length} entries as {new_run_id!r}",
             )
         await self.append(new_run_id, log[:length])
-        known = self._records[new_run_id]
-        self._records[new_run_id] = RunRecord(
-            run_id=new_run_id,
-            agent_id=known.agent_id,
-            status="running",
-            length=length,
-            updated_at=known.updated_at,
-            forked_from=(run_id, length),
+        self._records[new_run_id] = replace(
+            self._records[new_run_id], forked_from=(run_id, length)
         )
 
     async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
@@ -95,4 +93,15 @@ class MemoryCheckpointStore:
         try:
             return self._logs[run_id]
         except KeyError:
-            raise CheckpointLoadError(f"run {run_id!r}", "is unknown to the store") from None
+            raise CheckpointLoadError(
+                f"run {run_id!r}", "is unknown to the store"
+            ) from None
+
+
+def _described(record: RunRecord, entry: StoredEntry) -> RunRecord:
+    """Return what an entry adds to what is known of its run."""
+    if entry.type == "run_started":
+        return replace(record, agent_id=from_json(entry.body)["agent_id"])
+    if entry.type == "run_ended":
+        return replace(record, status=from_json(entry.body)["status"])
+    return record
