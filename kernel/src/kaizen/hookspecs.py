@@ -4,7 +4,7 @@
     pre_agent_init      post_agent_init         an agent is used for the first time
     pre_agent_loop      post_agent_loop         wrap_agent_loop        one whole run
       pre_cycle         post_cycle              wrap_cycle             one turn of its loop
-        pre_model_call  post_model_call         wrap_model_call        one request to a model
+        pre_model_call  post_model_call         wrap_model_call        one model request
         pre_tool_call   post_tool_call          wrap_tool_call         one tool call
       pre_checkpoint_save, post_checkpoint_save, wrap_checkpoint_save  one snapshot
     pre_interrupt       post_interrupt          a run stops on request
@@ -243,7 +243,8 @@ async def wrap_tool_call(call: ToolCall, call_next: CallNext) -> ToolResult:
 
     Only middleware may change a tool call. Pass on a copy with other arguments, which are
     validated again; pass on `call.granted(by=…)` to let a tool run that needs a grant;
-    raise `ToolRefusedError` to refuse; do not call `call_next` to answer in the tool's place.
+    raise `ToolRefusedError` to refuse; do not call `call_next` to answer in the tool's
+    place.
 
     Args:
         call: What is about to be called. Frozen; use `dataclasses.replace`.

@@ -44,7 +44,8 @@ class InterruptReason:
 
     Attributes:
         message: The reason for a person to read.
-        metadata: What a handler wants to add, such as `checkpoint_id` or `budget_spent_usd`.
+        metadata: What a handler wants to add, such as `checkpoint_id` or
+            `budget_spent_usd`.
     """
 
     source: InterruptSource = InterruptSource.PROGRAMMATIC

@@ -192,7 +192,8 @@ class ModelReply:
     Attributes:
         text: What the model wrote; JSON where structured output was asked for.
         tool_uses: The tool calls that it proposes.
-        finish_reason: `stop`, `tool_calls`, `length`, `content_filter` or the provider's word.
+        finish_reason: `stop`, `tool_calls`, `length`, `content_filter`, or the provider's
+            own word.
         cost_usd: What the request cost in US dollars, if it is known.
         model: The model that answered.
     """

@@ -20,8 +20,8 @@ class MultiCycle:
     """Asks the model and makes its tool calls until it asks for no more.
 
     A reply that does not fit the signature is sent back with what is wrong, at most
-    `max_output_retries` times. With `min_confidence_threshold`, an answer whose `confidence`
-    is lower is sent back as well, as long as there are cycles.
+    `max_output_retries` times. With `min_confidence_threshold`, an answer whose
+    `confidence` is lower is sent back as well, as long as there are cycles.
     """
 
     validates: ClassVar[bool] = True
