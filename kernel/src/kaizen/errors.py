@@ -195,7 +195,7 @@ class OutputError(SignatureError):
             f"was answered with what does not fit its outputs: {'; '.join(feedback)}",
             f"The reply began: {reply[:200]!r}.",
         )
-        self.args = (subject, feedback, reply)
+        self.args = (subject, feedback, reply[:500])
         self.feedback = feedback
         self.reply = reply[:500]
 
