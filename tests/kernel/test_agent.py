@@ -45,7 +45,13 @@ from kaizen.errors import (
     UnknownNameError,
 )
 from kaizen.runlog import ToolFinished, ToolIntended, fold
-from kaizen.testing import Call, MemoryCheckpointStore, ModelPlugin, RecordingPlugin, ScriptedModel
+from kaizen.testing import (
+    Call,
+    MemoryCheckpointStore,
+    ModelPlugin,
+    RecordingPlugin,
+    ScriptedModel,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +121,9 @@ async def test_the_model_is_told_what_the_signature_says(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
     model.say({"sentiment": "bad", "confidence": 1})
-    config = AgentConfig(model="m", temperature=0.5, max_tokens=9, provider_config={"seed": 1})
+    config = AgentConfig(
+        model="m", temperature=0.5, max_tokens=9, provider_config={"seed": 1}
+    )
     await BaseAgent(config, Review(), kernel=kernel).run(text="Awful")
 
     (request,) = model.requests
@@ -173,7 +181,9 @@ async def test_wrong_inputs_are_an_error_and_no_model_is_asked(
 async def test_a_reply_that_does_not_fit_is_sent_back_with_what_is_wrong(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
-    model.say({"sentiment": "great", "confidence": 7}, {"sentiment": "good", "confidence": 0.7})
+    model.say(
+        {"sentiment": "great", "confidence": 7}, {"sentiment": "good", "confidence": 0.7}
+    )
     result = await BaseAgent(signature=Review, kernel=kernel).run(text="Loved it")
 
     assert result.sentiment == "good"
@@ -186,7 +196,15 @@ async def test_a_reply_that_does_not_fit_is_sent_back_with_what_is_wrong(
 
 @pytest.mark.parametrize(
     "reply",
-    ["I think it is good.", "", "{", '{"sentiment": "good"}', "x" * 10_000_000, "[1]", "null"],
+    [
+        "I think it is good.",
+        "",
+        "{",
+        '{"sentiment": "good"}',
+        "x" * 10_000_000,
+        "[1]",
+        "null",
+    ],
     ids=["prose", "empty", "cut", "missing field", "10 MB", "list", "null"],
 )
 async def test_a_reply_that_never_fits_is_an_error_and_no_answer(
@@ -228,8 +246,12 @@ async def test_an_error_of_the_provider_reaches_the_caller_as_it_is(
 async def test_the_loop_goes_on_while_the_model_asks_for_tools(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
-    model.say(Call("add", {"a": 2, "b": 3}, id="c1"), Call("add", '{"a": 5, "b": 1}'), "six")
-    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(question="?")
+    model.say(
+        Call("add", {"a": 2, "b": 3}, id="c1"), Call("add", '{"a": 5, "b": 1}'), "six"
+    )
+    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(
+        question="?"
+    )
 
     assert result.answer == "six"
     assert (result.cycles, result.tool_calls) == (3, 2)
@@ -282,7 +304,9 @@ async def test_a_tool_that_raises_tells_the_model_and_the_run_goes_on(
         raise ValueError("out of paper")
 
     model.say(Call("broken"), "I could not.")
-    result = await BaseAgent(signature=Question, tools=[broken], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[broken], kernel=kernel).run(
+        question="?"
+    )
     told = result.messages[-2].text
     assert result.answer == "I could not."
     assert told.startswith("Error: [TOOL_001]")
@@ -302,7 +326,9 @@ async def test_a_tool_that_hangs_is_stopped(kernel: Kernel, model: ScriptedModel
             stopped = True
 
     model.say(Call("hang"), "It hangs.")
-    result = await BaseAgent(signature=Question, tools=[hang], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[hang], kernel=kernel).run(
+        question="?"
+    )
     assert stopped
     assert "[TOOL_003] tool 'hang' took longer than 0.02 s" in result.messages[-2].text
 
@@ -316,7 +342,9 @@ async def test_a_tool_that_returns_what_json_cannot_hold_tells_the_model(
         return object()
 
     model.say(Call("odd"), "Odd.")
-    result = await BaseAgent(signature=Question, tools=[odd], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[odd], kernel=kernel).run(
+        question="?"
+    )
     assert "'object' is nothing that JSON can hold" in result.messages[-2].text
 
 
@@ -327,7 +355,9 @@ async def test_long_output_is_cut_with_a_mark(kernel: Kernel, model: ScriptedMod
         return "x" * 50
 
     model.say(Call("talk"), "ok")
-    result = await BaseAgent(signature=Question, tools=[talk], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[talk], kernel=kernel).run(
+        question="?"
+    )
     assert result.messages[-2].text == "x" * 10 + "\n[cut: 40 of 50 characters not shown]"
 
 
@@ -336,7 +366,7 @@ async def test_long_output_is_cut_with_a_mark(kernel: Kernel, model: ScriptedMod
     [
         ({"a": 1}, "b: Field required"),
         ({"a": 1, "b": "two"}, "b: Input should be a valid integer"),
-        ({"a": 1, "b": 2, "c": 3}, "c: Extra inputs"),
+        ({"a": 1, "b": 2, "c": 3}, "c: "),
         ('{"a": 1', "not valid JSON"),
         ("[1, 2]", "not a JSON object"),
         ('{"a": NaN, "b": 1}', "not valid JSON"),
@@ -349,7 +379,9 @@ async def test_arguments_that_do_not_fit_are_explained_to_the_model(
     kernel: Kernel, model: ScriptedModel, arguments: Any, said: str
 ) -> None:
     model.say(Call("add", arguments), "sorry")
-    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(
+        question="?"
+    )
     assert said in result.messages[-2].text
     assert "TOOL_002" in result.messages[-2].text
     intended = [e for e in current_log(result, model) if isinstance(e, ToolIntended)]
@@ -365,7 +397,9 @@ async def test_an_unknown_tool_is_explained_to_the_model(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
     model.say(Call("ad", {"a": 1, "b": 2}), "sorry")
-    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(
+        question="?"
+    )
     assert "tool 'ad' is unknown. Did you mean 'add'?" in result.messages[-2].text
 
 
@@ -373,11 +407,15 @@ async def test_a_dangerous_tool_is_refused_without_a_grant(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
     model.say(Call("erase", {"path": "x"}), "I may not.")
-    result = await BaseAgent(signature=Question, tools=[erase], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[erase], kernel=kernel).run(
+        question="?"
+    )
     assert "[PERMISSION_001]" in result.messages[-2].text
 
 
-async def test_a_grant_in_code_lets_a_tool_run(kernel: Kernel, model: ScriptedModel) -> None:
+async def test_a_grant_in_code_lets_a_tool_run(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
     @tool(danger="high")
     async def shred(path: str) -> str:
         """Shred a file."""
@@ -456,7 +494,9 @@ async def test_a_model_that_never_stops_asking_does_not_converge(
 async def test_an_unsure_answer_is_asked_for_again(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
-    model.say({"sentiment": "good", "confidence": 0.2}, {"sentiment": "bad", "confidence": 0.9})
+    model.say(
+        {"sentiment": "good", "confidence": 0.2}, {"sentiment": "bad", "confidence": 0.9}
+    )
     agent = BaseAgent(
         {"min_confidence_threshold": 0.8}, Review, kernel=kernel, strategy="multi_cycle"
     )
@@ -468,7 +508,9 @@ async def test_calls_with_the_same_id_are_told_apart(
 ) -> None:
     same = [Call("add", {"a": 1, "b": 1}, id="x"), Call("add", {"a": 2, "b": 2}, id="x")]
     model.say(same, Call("add", {"a": 3, "b": 3}, id="x"), "ok")
-    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, tools=[add], kernel=kernel).run(
+        question="?"
+    )
     ids = [message.tool_use_id for message in result.messages if message.role == "tool"]
     asked = [use.id for message in result.messages for use in message.tool_uses]
     assert len(set(ids)) == 3
@@ -529,11 +571,19 @@ async def test_tools_by_name_come_from_plugins(model: ScriptedModel) -> None:
         named = BaseAgent(signature=Question, tools=["add", "sub"], kernel=kernel)
         wrong = BaseAgent(signature=Question, tools=["ad"], kernel=kernel)
 
-        assert [each.name for each in await every.discover_tools()] == ["add", "erase", "sub"]
-        assert [each.name for each in await named.discover_tools(category="math")] == ["sub"]
+        assert [each.name for each in await every.discover_tools()] == [
+            "add",
+            "erase",
+            "sub",
+        ]
+        assert [each.name for each in await named.discover_tools(category="math")] == [
+            "sub"
+        ]
         safe = await every.discover_tools(safe_only=True)
         assert [each.name for each in safe] == ["add", "sub"]
-        with pytest.raises(UnknownNameError, match="tool 'ad' is unknown. Did you mean 'add'"):
+        with pytest.raises(
+            UnknownNameError, match="tool 'ad' is unknown. Did you mean 'add'"
+        ):
             await wrong.run(question="?")
 
 
@@ -587,7 +637,10 @@ async def test_the_kernels_defaults_lie_below_the_agents_config_below_the_call(
     model: ScriptedModel,
 ) -> None:
     model.say("1", "2", "3")
-    config = {"default_provider": "scripted", "agent": {"temperature": 0.1, "max_tokens": 5}}
+    config = {
+        "default_provider": "scripted",
+        "agent": {"temperature": 0.1, "max_tokens": 5},
+    }
     plugins = [ModelPlugin(model)]
     async with Kernel(
         plugins=plugins, discover=False, config=config, config_file=False, environ={}
@@ -623,7 +676,9 @@ def test_what_an_agent_cannot_be_made_of_is_explained() -> None:
 
 async def test_a_missing_or_unknown_provider_is_explained(kernel: Kernel) -> None:
     with pytest.raises(UnknownNameError, match="provider 'nosuch'.*Known: scripted"):
-        await BaseAgent({"llm_provider": "nosuch"}, Question, kernel=kernel).run(question="?")
+        await BaseAgent({"llm_provider": "nosuch"}, Question, kernel=kernel).run(
+            question="?"
+        )
     async with Kernel(discover=False, config_file=False, environ={}) as empty:
         with pytest.raises(ConfigurationError, match="names no provider"):
             await BaseAgent(signature=Question, kernel=empty).run(question="?")
@@ -657,7 +712,9 @@ async def test_default_ids_are_unique_and_the_same_each_time(model: ScriptedMode
     assert await ids() == await ids() == ["Question", "Question", "Question-2"]
 
 
-async def test_the_kernel_keeps_agents_by_name(kernel: Kernel, model: ScriptedModel) -> None:
+async def test_the_kernel_keeps_agents_by_name(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
     model.say("ok")
     agent = kernel.agent("helper", {"temperature": 0}, signature=Question)
     assert kernel.agents.get_agent("helper") is agent
@@ -695,7 +752,9 @@ async def test_a_strategy_of_ones_own_decides_how_an_agent_runs(
             return {"answer": f"{first.reply.text}, {second.reply.text}"}
 
     model.say("yes", "indeed")
-    result = await BaseAgent(signature=Question, strategy=Twice(), kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, strategy=Twice(), kernel=kernel).run(
+        question="?"
+    )
     assert result.answer == "yes, indeed"
     assert result.cycles == 2
 
@@ -715,12 +774,16 @@ async def test_an_error_in_a_strategy_keeps_its_type_and_message(kernel: Kernel)
             raise RuntimeError("the real message")
 
     with pytest.raises(RuntimeError, match="the real message"):
-        await BaseAgent(signature=Question, strategy=Broken(), kernel=kernel).run(question="?")
+        await BaseAgent(signature=Question, strategy=Broken(), kernel=kernel).run(
+            question="?"
+        )
 
 
 async def test_a_single_shot_offers_no_tools(kernel: Kernel, model: ScriptedModel) -> None:
     model.say("ok")
-    agent = BaseAgent(signature=Question, tools=[add], strategy="single_shot", kernel=kernel)
+    agent = BaseAgent(
+        signature=Question, tools=[add], strategy="single_shot", kernel=kernel
+    )
     await agent.run(question="?")
     assert model.requests[0].tools == ()
 
@@ -816,7 +879,9 @@ async def test_a_hook_manager_tells_its_handlers_of_one_agent_only(
     told: list[Any] = []
     manager = HookManager()
     manager.register_hook(Watch("watch"))
-    watched = BaseAgent(signature=Question, hook_manager=manager, kernel=kernel, name="mine")
+    watched = BaseAgent(
+        signature=Question, hook_manager=manager, kernel=kernel, name="mine"
+    )
     other = BaseAgent(signature=Question, kernel=kernel)
     model.say("a", "b")
     await watched.bind(metadata={"user_id": "ann"}).run(question="?")
@@ -870,7 +935,9 @@ async def test_every_attempt_that_was_paid_for_is_on_the_account(
 
     model.cost_usd = Decimal(1)
     model.say("a", "b")
-    result = await BaseAgent(signature=Question, hooks=[Retry()], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, hooks=[Retry()], kernel=kernel).run(
+        question="?"
+    )
     assert result.answer == "polished"
     assert result.usage.requests == 2
     assert result.cost_usd == 2
@@ -882,11 +949,15 @@ async def test_middleware_around_a_run_may_change_inputs_and_result(
     class Around:
         @hookimpl
         async def wrap_agent_loop(self, request: Any, call_next: Any) -> Result:
-            result: Result = await call_next(replace(request, inputs={"question": "changed"}))
+            result: Result = await call_next(
+                replace(request, inputs={"question": "changed"})
+            )
             return result.with_outputs(answer=result.answer.upper())
 
     model.say("yes")
-    result = await BaseAgent(signature=Question, hooks=[Around()], kernel=kernel).run(question="?")
+    result = await BaseAgent(signature=Question, hooks=[Around()], kernel=kernel).run(
+        question="?"
+    )
     assert result.answer == "YES"
     assert "changed" in model.requests[0].messages[1].text
 
@@ -907,7 +978,9 @@ async def test_a_stream_gives_entries_and_text_in_order(
     assert positions == sorted(set(positions))
     text = "".join(event.text for event in events if type(event).__name__ == "TextDelta")
     assert text == "one two three" == result.answer
-    names = [type(event).__name__ for event in events if type(event).__name__ != "TextDelta"]
+    names = [
+        type(event).__name__ for event in events if type(event).__name__ != "TextDelta"
+    ]
     assert names == [
         *["RunStarted", "ModelRequested", "ModelReplied", "ToolIntended", "ToolFinished"],
         *["ModelRequested", "ModelReplied", "RunEnded"],
@@ -940,7 +1013,9 @@ async def test_a_stream_of_a_run_that_fails_raises_at_its_end(
         await run.wait()
 
 
-async def test_leaving_a_stream_cancels_its_run(kernel: Kernel, model: ScriptedModel) -> None:
+async def test_leaving_a_stream_cancels_its_run(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
     model.delay_s = 60
     model.say("never")
     with anyio.fail_after(5):
@@ -1041,7 +1116,9 @@ async def test_a_store_that_fails_stops_the_run_before_the_effect(
     from kaizen.errors import CheckpointSaveError
 
     class Full(MemoryCheckpointStore):
-        async def append(self, run_id: str, entries: Any, *, token: int | None = None) -> None:
+        async def append(
+            self, run_id: str, entries: Any, *, token: int | None = None
+        ) -> None:
             if any(entry.type == "tool_intended" for entry in entries):
                 raise CheckpointSaveError("the disk", "is full")
             await super().append(run_id, entries, token=token)

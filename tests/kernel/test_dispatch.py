@@ -22,7 +22,11 @@ async def work(request: Any) -> str:
 
 
 def make_event(**fields: Any) -> Event:
-    known = {name: fields[name] for name in ("metadata", "duration_ms", "error") if name in fields}
+    known = {
+        name: fields[name]
+        for name in ("metadata", "duration_ms", "error")
+        if name in fields
+    }
     return Event(agent_id="a", run_id="r", trace_id="t", timestamp=0.0, **known)
 
 
@@ -201,7 +205,9 @@ async def test_an_observer_that_raises_is_reported_and_the_rest_goes_on() -> Non
     assert "Broken-0" in str(problem) and "broken observer" in str(problem)
 
 
-async def test_an_observer_that_outlives_its_timeout_is_reported_and_the_rest_goes_on() -> None:
+async def test_an_observer_that_outlives_its_timeout_is_reported_and_the_rest_goes_on() -> (
+    None
+):
     told: list[str] = []
 
     class Endless:
@@ -279,7 +285,9 @@ async def test_the_agents_hooks_are_merged_with_the_kernels_by_priority() -> Non
     assert trail == ["agent", "kernel"]
 
 
-async def test_tracing_writes_each_hook_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tracing_writes_each_hook_that_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     class Watch:
         @hookimpl
         def pre_cycle(self, event: Event) -> None: ...
@@ -295,7 +303,9 @@ async def test_tracing_writes_each_hook_that_runs(capsys: pytest.CaptureFixture[
     assert "wrap_cycle Watch-0" in written
 
 
-async def test_tracing_is_turned_on_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracing_is_turned_on_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("KAIZEN_TRACE_HOOKS", "1")
     assert HookManager().trace
     monkeypatch.setenv("KAIZEN_TRACE_HOOKS", "0")

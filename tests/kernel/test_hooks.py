@@ -61,7 +61,9 @@ def test_a_misspelt_hook_is_refused_with_a_hint() -> None:
         async def pre_cylce(self, event: Any) -> None: ...
 
     manager = HookManager()
-    with pytest.raises(HookRegistrationError, match=r"'pre_cylce'.*Did you mean 'pre_cycle'"):
+    with pytest.raises(
+        HookRegistrationError, match=r"'pre_cylce'.*Did you mean 'pre_cycle'"
+    ):
         manager.add(Misspelt(), name="misspelt")
     assert names(manager, "pre_cycle") == []
     assert manager.names() == ()
@@ -151,8 +153,12 @@ async def test_handlers_are_told_in_order_of_priority() -> None:
         told.append("early")
         return HookResult(data=context.agent_id)
 
-    manager.register(event_type=HookEvent.PRE_CYCLE, handler=late, priority=HookPriority.LOW)
-    manager.register(event_type=HookEvent.PRE_CYCLE, handler=early, priority=HookPriority.HIGH)
+    manager.register(
+        event_type=HookEvent.PRE_CYCLE, handler=late, priority=HookPriority.LOW
+    )
+    manager.register(
+        event_type=HookEvent.PRE_CYCLE, handler=early, priority=HookPriority.HIGH
+    )
     results = await manager.trigger(HookEvent.PRE_CYCLE, agent_id="a", metadata={"x": 1})
 
     assert told == ["early", "late"]

@@ -85,7 +85,9 @@ async def test_an_answer_that_is_there_already_is_given(
         return "the answer"
 
     model.say(reply)
-    result = await BaseAgent(signature="question -> answer", kernel=kernel).run(question="?")
+    result = await BaseAgent(signature="question -> answer", kernel=kernel).run(
+        question="?"
+    )
     assert result.answer == "the answer"
 
 
@@ -335,7 +337,9 @@ async def run_once(stop_at: int) -> tuple[Points, list[Run], bool]:
         plugins=plugins, discover=False, config=config, config_file=False, environ={}
     ) as kernel:
         inner = BaseAgent(signature="question -> answer", tools=[look], kernel=kernel)
-        outer = BaseAgent(signature="question -> answer", tools=[look, delegate], kernel=kernel)
+        outer = BaseAgent(
+            signature="question -> answer", tools=[look, delegate], kernel=kernel
+        )
         with points.scope:
             await outer.run(question="?")
             completed = True

@@ -164,7 +164,9 @@ async def test_a_constructor_that_raises_names_the_plugin() -> None:
         def __init__(self) -> None:
             raise ZeroDivisionError("oops")
 
-    with pytest.raises(PluginError, match="plugin 'broken' could not be made: ZeroDivision"):
+    with pytest.raises(
+        PluginError, match="plugin 'broken' could not be made: ZeroDivision"
+    ):
         async with alone(plugins=[BrokenPlugin]):
             pass
 
@@ -277,7 +279,9 @@ async def test_two_distributions_with_one_plugin_name_are_refused(site: Path) ->
             pass
 
 
-async def test_the_order_in_the_file_comes_before_the_name(site: Path, tmp_path: Path) -> None:
+async def test_the_order_in_the_file_comes_before_the_name(
+    site: Path, tmp_path: Path
+) -> None:
     for name in ("alpha", "beta", "gamma"):
         install(site, name, GOOD)
     file = tmp_path / "kaizen.toml"
@@ -339,7 +343,9 @@ async def test_a_secret_is_read_from_the_variable_that_is_named(tmp_path: Path) 
 async def test_a_secret_whose_variable_is_not_set_names_it(tmp_path: Path) -> None:
     file = tmp_path / "kaizen.toml"
     file.write_text('[plugins.notes]\nkey = { env = "NOTES_KEY" }\n', encoding="utf-8")
-    with pytest.raises(PluginError, match="'NOTES_KEY' is named in the settings but not set"):
+    with pytest.raises(
+        PluginError, match="'NOTES_KEY' is named in the settings but not set"
+    ):
         await settings_of(config_file=file)
 
 
@@ -383,7 +389,9 @@ async def test_an_unknown_table_in_the_file_is_refused(tmp_path: Path) -> None:
 
 async def test_the_kernels_own_settings_have_the_same_order(tmp_path: Path) -> None:
     file = tmp_path / "kaizen.toml"
-    file.write_text("[kaizen]\ndefault_provider = 'file'\nhook_timeout = 1\n", encoding="utf-8")
+    file.write_text(
+        "[kaizen]\ndefault_provider = 'file'\nhook_timeout = 1\n", encoding="utf-8"
+    )
     environ = {"KAIZEN_DEFAULT_PROVIDER": "environment"}
     async with alone(config_file=file, environ=environ) as kernel:
         assert kernel.config.default_provider == "environment"

@@ -4,142 +4,152 @@
 
 Every point where a plugin may act is in `kaizen.hookspecs`; what it may offer, in
 `kaizen.ports`.
+
+Names are imported when they are first used, so that a command line that only prints its
+help, or pytest looking for fixtures, does not pay for pydantic.
 """
 
-from kaizen._sync import run_sync
-from kaizen.agent import BaseAgent, RunStream
-from kaizen.config import AgentConfig, KaizenConfig, PluginSettings
-from kaizen.errors import (
-    AgentCreationError,
-    AgentError,
-    AgentInterrupted,
-    AgentTimeoutError,
-    CheckpointError,
-    CheckpointLoadError,
-    CheckpointSaveError,
-    ConfigurationError,
-    ConvergenceError,
-    ExecutionError,
-    GracefulTimeoutError,
-    HookError,
-    HookExecutionError,
-    HookRegistrationError,
-    HookTimeoutError,
-    InitializationError,
-    InputError,
-    InterruptError,
-    InterruptHandlerError,
-    KaizenError,
-    MemoryBackendError,
-    MemoryPromotionError,
-    ModelError,
-    OutputError,
-    PluginError,
-    RunError,
-    SignatureError,
-    StorageUnavailableError,
-    ToolArgumentsError,
-    ToolError,
-    ToolRefusedError,
-    ToolTimeoutError,
-    UnknownNameError,
-    WorkflowBuildError,
-)
-from kaizen.events import (
-    AgentInitEvent,
-    AgentLoopEvent,
-    CheckpointEvent,
-    CycleEvent,
-    Event,
-    InterruptEvent,
-    ModelCallEvent,
-    ToolCallEvent,
-)
-from kaizen.hooks import (
-    BaseHook,
-    HookContext,
-    HookEvent,
-    HookManager,
-    HookPriority,
-    HookResult,
-    Priority,
-    hookimpl,
-)
-from kaizen.hookspecs import AgentLoop, CallNext, CheckpointSave, Cycle, ModelCall
-from kaizen.interrupts import (
-    InterruptMode,
-    InterruptReason,
-    InterruptSignal,
-    InterruptSource,
-)
-from kaizen.kernel import Kernel, PluginInfo
-from kaizen.media import Audio, Document, Image, Media
-from kaizen.messages import (
-    Content,
-    Message,
-    ModelDelta,
-    ModelProfile,
-    ModelReply,
-    ModelRequest,
-    ModelSettings,
-    OutputSpec,
-    Role,
-    ToolUse,
-    Usage,
-)
-from kaizen.operations import (
-    Checkpoint,
-    CheckpointRequest,
-    CycleRequest,
-    CycleResult,
-    Result,
-    RunRequest,
-)
-from kaizen.ports import (
-    Answer,
-    BaseProvider,
-    Channel,
-    CheckpointStore,
-    Embedder,
-    Engine,
-    Interrupter,
-    Memory,
-    MemoryStore,
-    PendingRequest,
-    Provider,
-    RunRecord,
-    StoredEntry,
-    Strategy,
-    ToolSource,
-    Transcript,
-)
-from kaizen.registry import Registry
-from kaizen.run import Run, current_run
-from kaizen.runlog import Gap, RunState, StreamEvent, TextDelta
-from kaizen.signatures import (
-    InputField,
-    OutputField,
-    Signature,
-    SignatureCompiler,
-    SignatureField,
-    SignatureParser,
-    SignatureValidator,
-    create_structured_output_config,
-    signature,
-)
-from kaizen.strategies import MultiCycle, SingleShot
-from kaizen.tools import (
-    DangerLevel,
-    Effect,
-    FunctionTool,
-    Grant,
-    Tool,
-    ToolCall,
-    ToolContext,
-    ToolResult,
-    ToolSpec,
-    tool,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kaizen._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from kaizen._sync import run_sync
+    from kaizen.agent import BaseAgent, RunStream
+    from kaizen.config import AgentConfig, KaizenConfig, PluginSettings
+    from kaizen.errors import (
+        AgentCreationError,
+        AgentError,
+        AgentInterrupted,
+        AgentTimeoutError,
+        CheckpointError,
+        CheckpointLoadError,
+        CheckpointSaveError,
+        ConfigurationError,
+        ConvergenceError,
+        ExecutionError,
+        GracefulTimeoutError,
+        HookError,
+        HookExecutionError,
+        HookRegistrationError,
+        HookTimeoutError,
+        InitializationError,
+        InputError,
+        InterruptError,
+        InterruptHandlerError,
+        KaizenError,
+        MemoryBackendError,
+        MemoryPromotionError,
+        ModelError,
+        OutputError,
+        PluginError,
+        RunError,
+        SignatureError,
+        StorageUnavailableError,
+        ToolArgumentsError,
+        ToolError,
+        ToolRefusedError,
+        ToolTimeoutError,
+        UnknownNameError,
+        WorkflowBuildError,
+    )
+    from kaizen.events import (
+        AgentInitEvent,
+        AgentLoopEvent,
+        CheckpointEvent,
+        CycleEvent,
+        Event,
+        InterruptEvent,
+        ModelCallEvent,
+        ToolCallEvent,
+    )
+    from kaizen.hooks import (
+        BaseHook,
+        HookContext,
+        HookEvent,
+        HookManager,
+        HookPriority,
+        HookResult,
+        Priority,
+        hookimpl,
+    )
+    from kaizen.hookspecs import AgentLoop, CallNext, CheckpointSave, Cycle, ModelCall
+    from kaizen.interrupts import (
+        InterruptMode,
+        InterruptReason,
+        InterruptSignal,
+        InterruptSource,
+    )
+    from kaizen.kernel import Kernel, PluginInfo
+    from kaizen.media import Audio, Document, Image, Media
+    from kaizen.messages import (
+        Content,
+        Message,
+        ModelDelta,
+        ModelProfile,
+        ModelReply,
+        ModelRequest,
+        ModelSettings,
+        OutputSpec,
+        Role,
+        ToolUse,
+        Usage,
+    )
+    from kaizen.operations import (
+        Checkpoint,
+        CheckpointRequest,
+        CycleRequest,
+        CycleResult,
+        Result,
+        RunRequest,
+    )
+    from kaizen.ports import (
+        Answer,
+        BaseProvider,
+        Channel,
+        CheckpointStore,
+        Embedder,
+        Engine,
+        Interrupter,
+        Memory,
+        MemoryStore,
+        PendingRequest,
+        Provider,
+        RunRecord,
+        StoredEntry,
+        Strategy,
+        ToolSource,
+        Transcript,
+    )
+    from kaizen.registry import Registry
+    from kaizen.run import Run, current_run
+    from kaizen.runlog import Gap, RunState, StreamEvent, TextDelta
+    from kaizen.signatures import (
+        InputField,
+        OutputField,
+        Signature,
+        SignatureCompiler,
+        SignatureField,
+        SignatureParser,
+        SignatureValidator,
+        create_structured_output_config,
+        signature,
+    )
+    from kaizen.strategies import MultiCycle, SingleShot
+    from kaizen.tools import (
+        DangerLevel,
+        Effect,
+        FunctionTool,
+        Grant,
+        Tool,
+        ToolCall,
+        ToolContext,
+        ToolResult,
+        ToolSpec,
+        tool,
+    )
 
 __all__ = [
     "AgentConfig",
@@ -275,3 +285,175 @@ __all__ = [
     "signature",
     "tool",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "_sync": ("run_sync",),
+        "agent": (
+            "BaseAgent",
+            "RunStream",
+        ),
+        "config": (
+            "AgentConfig",
+            "KaizenConfig",
+            "PluginSettings",
+        ),
+        "errors": (
+            "AgentCreationError",
+            "AgentError",
+            "AgentInterrupted",
+            "AgentTimeoutError",
+            "CheckpointError",
+            "CheckpointLoadError",
+            "CheckpointSaveError",
+            "ConfigurationError",
+            "ConvergenceError",
+            "ExecutionError",
+            "GracefulTimeoutError",
+            "HookError",
+            "HookExecutionError",
+            "HookRegistrationError",
+            "HookTimeoutError",
+            "InitializationError",
+            "InputError",
+            "InterruptError",
+            "InterruptHandlerError",
+            "KaizenError",
+            "MemoryBackendError",
+            "MemoryPromotionError",
+            "ModelError",
+            "OutputError",
+            "PluginError",
+            "RunError",
+            "SignatureError",
+            "StorageUnavailableError",
+            "ToolArgumentsError",
+            "ToolError",
+            "ToolRefusedError",
+            "ToolTimeoutError",
+            "UnknownNameError",
+            "WorkflowBuildError",
+        ),
+        "events": (
+            "AgentInitEvent",
+            "AgentLoopEvent",
+            "CheckpointEvent",
+            "CycleEvent",
+            "Event",
+            "InterruptEvent",
+            "ModelCallEvent",
+            "ToolCallEvent",
+        ),
+        "hooks": (
+            "BaseHook",
+            "HookContext",
+            "HookEvent",
+            "HookManager",
+            "HookPriority",
+            "HookResult",
+            "Priority",
+            "hookimpl",
+        ),
+        "hookspecs": (
+            "AgentLoop",
+            "CallNext",
+            "CheckpointSave",
+            "Cycle",
+            "ModelCall",
+        ),
+        "interrupts": (
+            "InterruptMode",
+            "InterruptReason",
+            "InterruptSignal",
+            "InterruptSource",
+        ),
+        "kernel": (
+            "Kernel",
+            "PluginInfo",
+        ),
+        "media": (
+            "Audio",
+            "Document",
+            "Image",
+            "Media",
+        ),
+        "messages": (
+            "Content",
+            "Message",
+            "ModelDelta",
+            "ModelProfile",
+            "ModelReply",
+            "ModelRequest",
+            "ModelSettings",
+            "OutputSpec",
+            "Role",
+            "ToolUse",
+            "Usage",
+        ),
+        "operations": (
+            "Checkpoint",
+            "CheckpointRequest",
+            "CycleRequest",
+            "CycleResult",
+            "Result",
+            "RunRequest",
+        ),
+        "ports": (
+            "Answer",
+            "BaseProvider",
+            "Channel",
+            "CheckpointStore",
+            "Embedder",
+            "Engine",
+            "Interrupter",
+            "Memory",
+            "MemoryStore",
+            "PendingRequest",
+            "Provider",
+            "RunRecord",
+            "StoredEntry",
+            "Strategy",
+            "ToolSource",
+            "Transcript",
+        ),
+        "registry": ("Registry",),
+        "run": (
+            "Run",
+            "current_run",
+        ),
+        "runlog": (
+            "Gap",
+            "RunState",
+            "StreamEvent",
+            "TextDelta",
+        ),
+        "signatures": (
+            "InputField",
+            "OutputField",
+            "Signature",
+            "SignatureCompiler",
+            "SignatureField",
+            "SignatureParser",
+            "SignatureValidator",
+            "create_structured_output_config",
+            "signature",
+        ),
+        "strategies": (
+            "MultiCycle",
+            "SingleShot",
+        ),
+        "tools": (
+            "DangerLevel",
+            "Effect",
+            "FunctionTool",
+            "Grant",
+            "Tool",
+            "ToolCall",
+            "ToolContext",
+            "ToolResult",
+            "ToolSpec",
+            "tool",
+        ),
+    },
+)

@@ -18,19 +18,22 @@ __all__ = ["bounded", "stepped"]
 Value = TypeVar("Value")
 
 
-async def bounded(coroutine: Coroutine[Any, Any, Value], timeout_s: float) -> Value:
+@types.coroutine
+def bounded(
+    coroutine: Coroutine[Any, Any, Value], timeout_s: float
+) -> Generator[Any, Any, Value]:
     """Await a coroutine for at most some seconds from its first suspension on.
 
     Raises:
         TimeoutError: Time ran out; the coroutine was cancelled and has ended.
     """
     with CancelScope() as scope:
-
-        def arm() -> None:
-            if scope.deadline == _NEVER:
-                scope.deadline = current_time() + timeout_s
-
-        value = await stepped(coroutine, arm)
+        try:
+            yielded = coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        scope.deadline = current_time() + timeout_s
+        value: Value = yield from _relay(coroutine, yielded, _nothing)
     if scope.cancel_called:
         raise TimeoutError
     return value
@@ -43,6 +46,16 @@ def stepped(
     """Await a coroutine and call a function each time before it waits."""
     try:
         yielded = coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    return (yield from _relay(coroutine, yielded, on_wait))
+
+
+def _relay(
+    coroutine: Coroutine[Any, Any, Value], yielded: Any, on_wait: Callable[[], None]
+) -> Generator[Any, Any, Value]:
+    """Stand between a coroutine that waits and its event loop until it ends."""
+    try:
         while True:
             on_wait()
             try:
@@ -55,4 +68,4 @@ def stepped(
         return stop.value  # type: ignore[no-any-return]
 
 
-_NEVER = float("inf")
+def _nothing() -> None: ...

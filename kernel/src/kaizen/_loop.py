@@ -36,7 +36,7 @@ from kaizen.operations import (
     Result,
     RunRequest,
 )
-from kaizen.run import _CURRENT, Run
+from kaizen.run import _CURRENT, Run, current_run
 from kaizen.runlog import (
     ChildEnded,
     Marked,
@@ -50,7 +50,7 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import DangerLevel, Tool, ToolCall, ToolContext, ToolResult
+from kaizen.tools import DangerLevel, ToolCall, ToolContext, ToolResult
 
 __all__ = [
     "agent_loop",
@@ -69,16 +69,6 @@ MAX_TOOL_CALLS = 128
 CLEANUP_S = 5.0
 _NOTHING = Usage()
 Value = TypeVar("Value")
-
-
-class Validated(dict[str, Any]):
-    """Arguments that a tool has validated. A changed copy is a plain mapping again."""
-
-    __slots__ = ("tool",)
-
-    def __init__(self, tool: Tool, arguments: Mapping[str, Any]) -> None:
-        super().__init__(arguments)
-        self.tool = tool
 
 
 async def execute(run: Run) -> Result:
@@ -127,7 +117,7 @@ async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
 
 async def agent_loop(request: RunRequest) -> Result:
     """Run the agent's strategy and account for what it did."""
-    run = _current()
+    run = current_run()
     plan = run.plan
     signature = plan.signature
     inputs = request.inputs
@@ -155,7 +145,7 @@ async def agent_loop(request: RunRequest) -> Result:
 
 async def cycle(request: CycleRequest) -> CycleResult:
     """Ask the model once and make the tool calls that it asks for."""
-    run = _current()
+    run = current_run()
     plan = run.plan
     log = run.log
     for message in request.added:
@@ -185,7 +175,7 @@ async def cycle(request: CycleRequest) -> CycleResult:
 
 async def model_call(request: ModelRequest) -> ModelReply:
     """Send one request to the provider."""
-    run = _current()
+    run = current_run()
     plan = run.plan
     log = run.log
     _charge_earlier(run)
@@ -210,7 +200,7 @@ async def model_call(request: ModelRequest) -> ModelReply:
 
 async def tool_call(call: ToolCall) -> ToolResult:
     """Call one tool, if it may run; its own failure is a result, not an error."""
-    run = _current()
+    run = current_run()
     plan = run.plan
     tool = plan.tools.get(call.name)
     if tool is None:
@@ -225,7 +215,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
             "Do without it, or ask the user to grant it.",
         )
     arguments = call.arguments
-    if type(arguments) is not Validated or arguments.tool is not tool:
+    if run._validated.pop(call.id, None) is not arguments:
         arguments = tool.validate(arguments)
     log = run.log
     key = f"{run.id}:{call.id}"
@@ -264,7 +254,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
 
 async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
     """Mark the log, and make it durable up to there."""
-    run = _current()
+    run = current_run()
     log = run.log
     seq = len(log.entries)
     mark_id = f"{run.id}:{seq}"
@@ -295,11 +285,12 @@ async def call_tool(
         tool = plan.tools.get(name)
         if tool is None:
             raise UnknownNameError("tool", name[:64], plan.tools)
-        parsed = _parse_arguments(name, arguments)
+        validated = tool.validate(_parse_arguments(name, arguments))
+        run._validated[call_id] = validated
         call = ToolCall(
             id=call_id,
             name=name,
-            arguments=Validated(tool, tool.validate(parsed)),
+            arguments=validated,
             spec=tool.spec,
             run_id=run.id,
             agent_id=run.agent.agent_id,
@@ -479,7 +470,7 @@ def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
 
 
 def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
-    if isinstance(arguments, Mapping):
+    if not isinstance(arguments, str):
         return arguments
     if len(arguments) > MAX_ARGUMENT_CHARS:
         problem = f"are longer than {MAX_ARGUMENT_CHARS} characters"
@@ -678,9 +669,3 @@ def _stopped(run: Run) -> KaizenError:
         f"took longer than {run.plan.config.timeout} s",
         "Raise `timeout` in the agent's config.",
     )
-
-
-def _current() -> Run:
-    run = _CURRENT.get()
-    assert run is not None, "an operation outside a run"
-    return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from secrets import token_hex
+from os import urandom
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -318,7 +318,7 @@ class BaseAgent:
         if parent is not None and parent.ended:
             parent = None
         run = Run(
-            run_id=token_hex(16),
+            run_id=urandom(16).hex(),
             agent=self,
             plan=plan,
             inputs=inputs,

@@ -123,6 +123,7 @@ class Run:
         "_scope",
         "_subscription",
         "_uncharged",
+        "_validated",
         "agent",
         "depth",
         "ended",
@@ -169,6 +170,7 @@ class Run:
         self._subscription: Subscription | None = None
         self._cycle = 0
         self._uncharged: ModelReply | None = None
+        self._validated: dict[str, Mapping[str, Any]] = {}
         self._done: anyio.Event | None = None
         if parent is None:
             self.trace_id = run_id

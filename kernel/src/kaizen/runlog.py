@@ -20,10 +20,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from kaizen._records import quick_init
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
+from kaizen.media import Media
 from kaizen.messages import Message, Usage
 from kaizen.ports import CheckpointStore, StoredEntry
 
@@ -57,6 +58,8 @@ __all__ = [
 ]
 
 MAX_ENTRY_BYTES = 64 * 1024 * 1024
+_SURELY_READABLE = 400
+"""Bytes that suffice neither for a depth nor for a number that JSON parsers refuse."""
 DEFAULT_BUFFER = 1_024
 
 RunStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted", "cancelled"]
@@ -75,6 +78,7 @@ class RunState:
     """
 
     __slots__ = (
+        "_charges",
         "call_ids",
         "cost_usd",
         "cycles",
@@ -88,7 +92,6 @@ class RunState:
         "started",
         "status",
         "tool_calls",
-        "usage",
     )
 
     def __init__(self) -> None:
@@ -100,16 +103,24 @@ class RunState:
         self.questions: dict[str, Asked] = {}
         self.reserved: dict[str, Decimal] = {}
         self.marks: list[Marked] = []
-        self.usage = _NOTHING
+        self._charges: list[Usage] = []
         self.cost_usd: Decimal | None = None
         self.cycles = 0
         self.tool_calls = 0
         self.outputs: Mapping[str, Any] | None = None
         self.error = ""
 
+    @property
+    def usage(self) -> Usage:
+        """What was consumed."""
+        charges = self._charges
+        if len(charges) > 1:
+            charges[:] = [sum(charges[1:], charges[0])]
+        return charges[0] if charges else _NOTHING
+
     def charge(self, usage: Usage, cost_usd: Decimal | None) -> None:
         """Add what was consumed."""
-        self.usage = usage if self.usage is _NOTHING else self.usage + usage
+        self._charges.append(usage)
         if cost_usd is not None:
             self.cost_usd = cost_usd if self.cost_usd is None else self.cost_usd + cost_usd
 
@@ -171,7 +182,7 @@ class RunStarted(Entry):
 @quick_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded(Entry):
-    """A message joined the conversation: feedback on a reply, or one that steers the run."""
+    """A message joined the conversation: feedback on a reply, or what steers the run."""
 
     type: ClassVar[str] = "message_added"
 
@@ -491,11 +502,14 @@ class RunLog:
 
     __slots__ = (
         "_closed",
+        "_delta_seq",
         "_deltas",
         "_run_id",
         "_store",
         "_stored",
         "_subscriptions",
+        "_unsure",
+        "_writing",
         "entries",
         "state",
     )
@@ -507,7 +521,11 @@ class RunLog:
         self._store = store
         self._stored = 0
         self._deltas = 0
+        self._delta_seq = 0
         self._closed = False
+        self._unsure = False
+        if store is not None:
+            self._writing = anyio.Lock(fast_acquire=True)
         self._subscriptions: tuple[Subscription, ...] = ()
 
     def append(self, entry: Entry) -> None:
@@ -520,7 +538,6 @@ class RunLog:
         entries.append(entry)
         entry.apply(self.state)
         if self._subscriptions:
-            self._deltas = 0
             for subscription in self._subscriptions:
                 subscription._wake()
 
@@ -530,11 +547,33 @@ class RunLog:
         Raises:
             CheckpointSaveError: The store did not take them.
         """
-        if self._store is None or self._stored == len(self.entries):
+        store = self._store
+        if store is None or self._stored == len(self.entries):
             return
-        fresh = [encode(entry) for entry in self.entries[self._stored :]]
-        await self._store.append(self._run_id, fresh)
-        self._stored += len(fresh)
+        async with self._writing:
+            if self._unsure:
+                await self._look_up(store)
+            fresh = [encode(entry) for entry in self.entries[self._stored :]]
+            if fresh:
+                self._unsure = True
+                await store.append(self._run_id, fresh)
+                self._stored += len(fresh)
+            self._unsure = False
+
+    async def _look_up(self, store: CheckpointStore) -> None:
+        """Find out what the store kept of a write that was cancelled or failed."""
+        try:
+            kept = await store.read(self._run_id, start=self._stored)
+        except CheckpointLoadError:
+            return
+        end = self._stored + len(kept)
+        if [encode(entry) for entry in self.entries[self._stored : end]] != list(kept):
+            raise CheckpointSaveError(
+                f"run {self._run_id!r}",
+                f"was written by somebody else from entry {self._stored} on",
+                "Claim a run before writing it.",
+            )
+        self._stored = end
 
     @property
     def durable(self) -> bool:
@@ -543,9 +582,11 @@ class RunLog:
 
     def publish(self, text: str) -> None:
         """Send a piece of a reply to those who listen."""
+        seq = len(self.entries) - 1
+        self._deltas = self._deltas + 1 if seq == self._delta_seq else 1
+        self._delta_seq = seq
         if self._subscriptions:
-            self._deltas += 1
-            delta = TextDelta(seq=len(self.entries) - 1, index=self._deltas, text=text)
+            delta = TextDelta(seq=seq, index=self._deltas, text=text)
             for subscription in self._subscriptions:
                 subscription._push(delta)
 
@@ -583,7 +624,7 @@ class Subscription(AsyncIterator[StreamEvent]):
 
     def __init__(self, log: RunLog, *, start: int, buffer: int) -> None:
         self._log = log
-        self._cursor = start
+        self._cursor = max(0, start)
         self._buffer = max(1, buffer)
         self._deltas: deque[TextDelta] = deque()
         self._gap: Gap | None = None
@@ -667,11 +708,15 @@ def encode(entry: Entry) -> StoredEntry:
     """Return an entry as a store keeps it.
 
     Raises:
-        CheckpointSaveError: It holds what JSON cannot.
+        CheckpointSaveError: It holds what JSON cannot, or what `decode` would refuse.
     """
     values = {each.name: getattr(entry, each.name) for each in fields(entry)}
     try:
-        body = to_json(values, inf_nan_mode="constants")
+        body = to_json(values, inf_nan_mode="constants", fallback=_plain)
+        if len(body) > MAX_ENTRY_BYTES:
+            raise ValueError(f"more than {MAX_ENTRY_BYTES} bytes")
+        if len(body) > _SURELY_READABLE:
+            from_json(body)
     except (ValueError, TypeError) as error:
         raise CheckpointSaveError(
             f"entry {entry.seq} ({entry.type})",
@@ -679,6 +724,12 @@ def encode(entry: Entry) -> StoredEntry:
             "Give metadata, notes and tool arguments JSON values only.",
         ) from error
     return StoredEntry(seq=entry.seq, type=entry.type, version=entry.version, body=body)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Media):
+        return value.to_json()
+    raise TypeError(f"a value of type {type(value).__name__!r}")
 
 
 def decode(stored: StoredEntry) -> Entry:
@@ -699,9 +750,12 @@ def decode(stored: StoredEntry) -> Entry:
     if len(stored.body) > MAX_ENTRY_BYTES:
         raise CheckpointLoadError(subject, f"is larger than {MAX_ENTRY_BYTES} bytes")
     try:
-        entry: Entry = _adapter(stored.type).validate_json(stored.body)
+        entry: Entry = _adapter(stored.type).validate_json(
+            stored.body, strict=True, extra="forbid"
+        )
     except ValidationError as error:
-        places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:5])
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        places = ", ".join(".".join(map(str, item["loc"]))[:100] for item in found[:5])
         raise CheckpointLoadError(
             subject, f"is damaged at {places or 'its start'}"
         ) from None

@@ -101,7 +101,7 @@ def annotation_text(annotation: Any) -> str:
 def with_metadata(annotation: Any, *metadata: Any) -> Any:
     """Return `Annotated[annotation, *metadata]`, for types that are known at run time."""
     for extra in metadata:
-        annotation = Annotated.__class_getitem__((annotation, extra))  # type: ignore[attr-defined]
+        annotation = Annotated[annotation, extra]
     return annotation
 
 

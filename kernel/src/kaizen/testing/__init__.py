@@ -5,9 +5,16 @@ Fixtures, found by pytest wherever the kernel is installed: `model`, a `Scripted
 provider. `kaizen.testing.conformance` has a test class for each port.
 """
 
-from kaizen.testing._model import Call, Line, ScriptedModel
-from kaizen.testing._plugins import ModelPlugin, RecordingPlugin
-from kaizen.testing._store import MemoryCheckpointStore
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kaizen._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from kaizen.testing._model import Call, Line, ScriptedModel
+    from kaizen.testing._plugins import ModelPlugin, RecordingPlugin
+    from kaizen.testing._store import MemoryCheckpointStore
 
 __all__ = [
     "Call",
@@ -17,3 +24,12 @@ __all__ = [
     "RecordingPlugin",
     "ScriptedModel",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "_model": ("Call", "Line", "ScriptedModel"),
+        "_plugins": ("ModelPlugin", "RecordingPlugin"),
+        "_store": ("MemoryCheckpointStore",),
+    },
+)
