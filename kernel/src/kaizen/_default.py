@@ -10,13 +10,14 @@ from __future__ import annotations
 from threading import Thread
 
 import anyio
-from anyio import from_thread
+from anyio import CancelScope, from_thread
 from anyio.lowlevel import RunVar, current_token
 
 from kaizen.kernel import Kernel
 
 __all__ = ["default_kernel"]
 
+STOP_TIMEOUT_S = 10.0
 _HOST: RunVar[_Host | None] = RunVar("kaizen_default_kernel")
 
 
@@ -41,9 +42,15 @@ class _Host:
 
     async def _live(self) -> None:
         try:
-            async with self.kernel:
-                self.ready.set()
-                await anyio.sleep_forever()
+            with CancelScope() as scope:
+                async with self.kernel:
+                    self.ready.set()
+                    try:
+                        await anyio.sleep_forever()
+                    except anyio.get_cancelled_exc_class():
+                        # The loop ends. What follows is the orderly stop, not the work.
+                        scope.shield = True
+                        scope.deadline = anyio.current_time() + STOP_TIMEOUT_S
         except Exception as error:  # noqa: BLE001 - raised to whoever waits for the kernel
             self.error = error
         finally:

@@ -62,8 +62,8 @@ def quick_init(cls: type[Record]) -> type[Record]:
     new.__qualname__ = f"{cls.__qualname__}.__new__"
     new.__annotations__ = cls.__init__.__annotations__
     cls.__new__ = new  # type: ignore[method-assign]
-    cls.__init__ = object.__init__  # type: ignore[method-assign,assignment]
-    cls.__reduce__ = _reduce  # type: ignore[method-assign,assignment]
+    cls.__init__ = object.__init__  # type: ignore[method-assign]
+    cls.__reduce__ = _reduce  # type: ignore[method-assign]
     cls.__get_pydantic_core_schema__ = classmethod(_schema)  # type: ignore[attr-defined]
     return cls
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio import from_thread
 from anyio.lowlevel import current_token
 
 from kaizen.errors import InitializationError
+from kaizen.run import leave_run
 
 if TYPE_CHECKING:
     from kaizen.kernel import Kernel
@@ -78,15 +79,28 @@ def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
     failure: list[BaseException] = []
     context = copy_context()
 
+    async def adopted() -> Value:
+        _adopt(context)
+        return await main()
+
     def target() -> None:
         try:
-            outcome.append(context.run(anyio.run, main))
+            outcome.append(anyio.run(adopted))
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failure.append(error)
 
-    thread: Any = Thread(target=target, name="kaizen-run-sync")
+    thread = Thread(target=target, name="kaizen-run-sync")
     thread.start()
     thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _adopt(context: Context) -> None:
+    """Set here what was set in another context, but for what belongs to its event loop."""
+    here = copy_context()
+    for variable, value in context.items():
+        if variable not in here:
+            variable.set(value)
+    leave_run()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kaizen.signatures import CompiledSignature
     from kaizen.tools import ToolSpec
 
-__all__ = ["Run", "current_run", "running"]
+__all__ = ["Plan", "Run", "current_run", "leave_run", "running"]
 
 MAX_DEPTH = 32
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
@@ -61,6 +61,11 @@ def current_run() -> Run:
 def running() -> Run | None:
     """Return the run inside which this code is called, or `None`."""
     return _CURRENT.get()
+
+
+def leave_run() -> None:
+    """Forget the current run here: what follows is in another event loop."""
+    _CURRENT.set(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
