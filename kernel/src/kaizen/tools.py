@@ -280,6 +280,7 @@ class FunctionTool:
         "_native",
         "_options",
         "_spec",
+        "_texts",
         "_validate",
     )
 
@@ -293,6 +294,7 @@ class FunctionTool:
         self._dump: Callable[..., bytes] | None = None
         self._is_async = inspect.iscoroutinefunction(function)
         self._native = False
+        self._texts: tuple[str, ...] = ()
         self._context_name = ""
         _check_declaration(function)
 
@@ -311,9 +313,13 @@ class FunctionTool:
     def validate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments as JSON values, defaults filled in."""
         parsed = self._parse(arguments)
-        if self._native:
-            return dict(parsed.__dict__)
-        return self._as_json(parsed)
+        if not self._native:
+            return self._as_json(parsed)
+        values = parsed.__dict__
+        for name in self._texts:
+            if not values[name].isascii():  # it may hold half a character
+                return self._as_json(parsed)
+        return dict(values)
 
     async def invoke(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Call the function; one that is not a coroutine runs in a worker thread."""
@@ -322,7 +328,8 @@ class FunctionTool:
             keywords = {**keywords, self._context_name: context}
         if self._is_async:
             return await self._function(**keywords)
-        value = await anyio.to_thread.run_sync(lambda: self._function(**keywords))
+        # In a list, because trio refuses a function that returns a coroutine.
+        [value] = await anyio.to_thread.run_sync(lambda: [self._function(**keywords)])
         return await value if inspect.isawaitable(value) else value
 
     def _parse(self, arguments: Mapping[str, Any]) -> Any:
@@ -353,7 +360,8 @@ class FunctionTool:
         name = options.pop("name", None) or self._function.__name__
         adapter, schema = _compile(name, fields)
         options["description"] = options.get("description") or summary
-        self._native = all(info.annotation in _JSON_TYPES for info in fields.values())
+        self._native = all(_is_native(info) for info in fields.values())
+        self._texts = tuple(key for key, info in fields.items() if info.annotation is str)
         self._spec = ToolSpec(name=name, parameters=schema, **options)
         self._dump = adapter.serializer.to_json
         self._validate = adapter.validator.validate_python
@@ -507,6 +515,15 @@ def _optional(annotation: Any) -> Any:
         inner, *metadata = get_args(annotation)
         return Annotated[(inner | None, *metadata)]
     return annotation | None
+
+
+def _is_native(info: FieldInfo) -> bool:
+    """Whether the values of a parameter, its default included, are JSON as they are."""
+    kind: Any = info.annotation
+    defaults = str if kind is str else _JSON_TYPES
+    return kind in _JSON_TYPES and (
+        info.is_required() or isinstance(info.default, defaults)
+    )
 
 
 def _compile(
