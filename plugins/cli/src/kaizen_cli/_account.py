@@ -28,7 +28,7 @@ def account(result: Result) -> dict[str, Any]:
 
 
 def summary(result: Result, *first: str) -> str:
-    """Return what a run took, in one line."""
+    """Return what a run took, in one line, and its id in another."""
     parts = [
         *first,
         _counted(result.cycles, "turn"),
@@ -36,9 +36,8 @@ def summary(result: Result, *first: str) -> str:
         _counted(result.usage.total_tokens, "token"),
         *([] if result.cost_usd is None else [f"${result.cost_usd.normalize():f}"]),
         f"{result.duration_ms / 1_000:.1f} s",
-        f"run {result.run_id}",
     ]
-    return " · ".join(parts)
+    return f"{' · '.join(parts)}\nrun {result.run_id}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -23,11 +23,13 @@ from kaizen_cli._ask import FILE_TOOLS, file_tools_missing
 from kaizen_cli._following import INTERRUPTED, interrupt, progress_for
 from kaizen_cli._options import Options
 from kaizen_cli._session import own_settings, provider_config, session
-from kaizen_cli._terminal import Terminal
+from kaizen_cli._terminal import Flow, Terminal
+from kaizen_cli._text import shortened
 
 __all__ = ["Chat", "chat"]
 
 PROMPT = "> "
+MAX_MESSAGE = 1_000_000
 HELP = """/help   show this
 /tools  list the tools that the model may use
 /exit   leave, as Ctrl+D does
@@ -95,6 +97,14 @@ class _Conversation:
             with suppress(ImportError):
                 import readline  # noqa: F401 - `input` edits lines with it
             self._terminal.note("/help lists what you can type. Ctrl+D ends.")
+        try:
+            failed = self._respond_to_all()
+        except KeyboardInterrupt:  # must not pass through the portal's contexts
+            return INTERRUPTED
+        return 1 if failed and not self._typed else 0
+
+    def _respond_to_all(self) -> bool:
+        """Answer messages until the user leaves; say whether an answer failed."""
         failed = False
         for message in self._messages():
             if message in ("/exit", "/quit"):
@@ -103,7 +113,7 @@ class _Conversation:
                 self._command(message)
             else:
                 failed |= not self._respond(message)
-        return 1 if failed and not self._typed else 0
+        return failed
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -130,7 +140,7 @@ class _Conversation:
     def _messages(self) -> Iterator[str]:
         while True:
             try:
-                line = input(PROMPT) if self._typed else sys.stdin.readline()
+                line = input(PROMPT) if self._typed else sys.stdin.readline(MAX_MESSAGE)
             except KeyboardInterrupt:
                 if not self._typed:
                     raise
@@ -149,7 +159,7 @@ class _Conversation:
             self._terminal.note(HELP)
         elif command == "/tools":
             specs = self._portal.call(self._agent.discover_tools)
-            lines = [f"{each.name}  {each.description.splitlines()[0]}" for each in specs]
+            lines = [f"{each.name}  {shortened(each.description, 60)}" for each in specs]
             self._terminal.note(
                 "\n".join(lines) or "None: give PATHS to let it read files."
             )
@@ -164,7 +174,7 @@ class _Conversation:
         except AgentInterrupted:
             self._terminal.note("(stopped)")
             return True
-        except KaizenError as error:
+        except Exception as error:  # noqa: BLE001 - the conversation outlives one answer
             self._complain(error)
             return False
         finally:
@@ -175,7 +185,7 @@ class _Conversation:
 
     async def _answer(self, message: str) -> str:
         progress = progress_for(self._terminal, verbose=False)
-        written = False
+        flow, written = Flow(self._terminal), False
         with progress:
             async with self._agent.stream(history=self._history, message=message) as run:
                 self._run = run
@@ -186,10 +196,11 @@ class _Conversation:
                         progress.show(event)
                         if isinstance(event, TextDelta):
                             progress.__exit__(None, None, None)
-                            self._terminal.write(event.text)
+                            flow.write(event.text)
                             written = True
                     result = await run.wait()
                 finally:
+                    flow.flush()
                     if written:
                         self._terminal.write("\n\n" if self._typed else "\n")
         reply: str = result["reply"]
@@ -204,7 +215,8 @@ class _Conversation:
         start = max(0, len(self._history) + len(spoken) - self._max_history)
         self._history = f"{self._history}{spoken}"[start:]
 
-    def _complain(self, error: KaizenError) -> None:
+    def _complain(self, error: Exception) -> None:
         if isinstance(error, UnknownNameError):
             error = file_tools_missing(error) or error
-        self._terminal.note(f"Error: {' '.join(str(error).split())}", style="red")
+        kind = "" if isinstance(error, KaizenError) else f"{type(error).__name__}: "
+        self._terminal.note(f"Error: {kind}{' '.join(str(error).split())}", style="red")

@@ -75,6 +75,8 @@ def _unexpected(error: Exception) -> str:
 def _explained(error: click.ClickException) -> str:
     """Return what is wrong with a command line, and where to read on."""
     message = error.format_message()
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
+        message = error.message
     context = getattr(error, "ctx", None)
     if context is None:
         return message
@@ -95,10 +97,12 @@ def _show_traceback(error: Exception) -> None:
 
 
 def _let_every_character_through() -> None:
-    """Write out what the encoding of the terminal does not have, instead of failing."""
+    """Neither fail at what an encoding cannot say, nor at bytes that it does not know."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
 
 
 def _reader_is_gone() -> int:

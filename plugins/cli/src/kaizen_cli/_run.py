@@ -21,7 +21,7 @@ from kaizen_cli._following import INTERRUPTED, Progress, follow, progress_for
 from kaizen_cli._options import Options
 from kaizen_cli._session import provider_config, session
 from kaizen_cli._targets import Declaration, Target, load, make_agent
-from kaizen_cli._terminal import Terminal
+from kaizen_cli._terminal import Flow, Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import visible
 
@@ -62,13 +62,16 @@ def run(
         values = _values(agent.signature, inputs, input_file)
         SignatureCompiler().compile(agent.signature).validate_inputs(values)
         progress = Progress() if stream else progress_for(terminal, verbose=verbose)
+        flow = Flow(terminal) if stream else None
         try:
             result = await follow(
-                agent, values, terminal, progress, terminal.write if stream else None
+                agent, values, terminal, progress, flow.write if flow else None
             )
         except AgentInterrupted as error:
             terminal.note(f"Interrupted, no outputs. Run {error.run_id}", style="")
             return INTERRUPTED
+        if flow:
+            flow.flush()
         _show(terminal, agent.signature, result, streamed=stream, as_json=as_json)
         return 0
 

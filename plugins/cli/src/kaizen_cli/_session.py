@@ -124,7 +124,7 @@ def _roots(roots: Sequence[Path], extra: Sequence[Any]) -> Mapping[str, Mapping[
     names.update(getattr(each, "name", "") for each in extra)
     if not roots or _TOOLS not in names:
         return {}
-    return {_TOOLS: {"roots": [str(root.resolve()) for root in roots]}}
+    return {_TOOLS: {"roots": [str(root) for root in roots]}}
 
 
 class _Notes(logging.Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from kaizen_cli._text import visible
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Terminal"]
+__all__ = ["Flow", "Terminal"]
 
 
 class Terminal:
@@ -75,3 +76,47 @@ class Terminal:
             emoji=False,
             highlight=False,
         )
+
+
+class Flow:
+    """Writes a text that comes in pieces, and breaks its lines between words.
+
+    Where standard output is no terminal, lines are left as they are.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._width = terminal.out.width if terminal.out.is_terminal else 0
+        self._column = 0
+        self._gap = ""
+        self._word = ""
+
+    def write(self, text: str) -> None:
+        """Write a piece; its last word may have to wait for its end."""
+        if not self._width:
+            self._terminal.write(text)
+            return
+        for piece in re.findall(r"\n|[^\S\n]+|\S+", visible(text)):
+            if not piece.isspace():
+                self._word += piece
+                continue
+            self.flush()
+            if piece == "\n":
+                self._terminal.write("\n")
+                self._column = 0
+            else:
+                self._gap = piece
+
+    def flush(self) -> None:
+        """Write the word that waits."""
+        from rich.cells import cell_len
+
+        if self._word:
+            needed = cell_len(self._gap + self._word)
+            if self._column and self._column + needed > self._width:
+                self._terminal.write("\n")
+                self._column, self._gap = 0, ""
+                needed = cell_len(self._word)
+            self._terminal.write(self._gap + self._word)
+            self._column += needed
+        self._gap = self._word = ""

@@ -15,7 +15,7 @@ __all__ = ["as_json", "shortened", "visible"]
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"
 _UNSEEN = (
     "\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e0fff"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _HOSTILE = re.compile(f"[{_CONTROLS}{_UNSEEN}]")
 _HOSTILE_IN_JSON = re.compile(f"[\x7f-\x9f{_UNSEEN}]")

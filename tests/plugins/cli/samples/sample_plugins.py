@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -33,6 +34,11 @@ from kaizen import (
 from kaizen.events import ToolCallEvent
 from pydantic import Field, SecretStr
 
+CONTROLS = "".join(
+    chr(code)
+    for code in range(0x110000)
+    if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp")
+)
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \u202egnp.exe\u202c [bold]not markup[/bold] \x9b2J"
 
 
@@ -49,9 +55,10 @@ class Model(BaseProvider):
                 raise RuntimeError("the \x1b[1mroof\x1b[0m fell in")
             case "forever":
                 await anyio.sleep_forever()
-            case "turns":
-                return calls(request, "read_file", path="island.txt")
-        if request.cycle == 1 and request.tools:
+            case "patient":
+                await anyio.sleep(1)
+                return calls(request, "grep", pattern=str(request.cycle))
+        if request.cycle == 1 and any(each.name == "grep" for each in request.tools):
             return calls(request, "grep", pattern="harbour", path=".")
         text = answer(request)
         return ModelReply(
@@ -70,15 +77,32 @@ def calls(request: ModelRequest, name: str, **arguments: Any) -> ModelReply:
 def answer(request: ModelRequest) -> str:
     """Answer with what the last message says, in the fields that are asked for."""
     last = request.messages[-1].text
+    if request.model == "system":
+        last = request.messages[0].text
     if request.output is None:
-        return f"You said: {last}"
+        return spoken(request.model, last)
     text = HOSTILE if request.model == "hostile" else f"I read: {last}"
+    if request.model == "controls":
+        text = CONTROLS
     source = {"path": "island.txt", "line": 2, "quote": "The harbour opens at 6."}
     if request.model == "hostile":
         source = {"path": f"a{HOSTILE}.txt", "line": 1, "quote": HOSTILE}
     known = {"answer": text, "sources": [source], "confidence": 0.75, "count": 3}
     wanted = request.output.schema["properties"]
     return json.dumps({name: known.get(name, text) for name in wanted})
+
+
+def spoken(model: str, said: str) -> str:
+    """Reply to a conversation."""
+    history, _, message = said.rpartition("message: ")
+    history = history.removeprefix("history:").strip()
+    replies = {
+        "echo": f"echo: {message}",
+        "history": history or "nothing was said",
+        "hostile": HOSTILE,
+        "long": "wherever " * 40,
+    }
+    return replies.get(model, f"You said: {said}")
 
 
 class ToolsSettings(PluginSettings):
@@ -152,6 +176,19 @@ class Broken:
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
         raise OSError("the \x1b[31mcable\x1b[0m is cut")
+        yield
+
+
+class Slow:
+    """Takes its time to start."""
+
+    name = "slow"
+
+    @asynccontextmanager
+    async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
+        sys.stderr.write("slow plugin starts\n")
+        sys.stderr.flush()
+        await anyio.sleep_forever()
         yield
 
 

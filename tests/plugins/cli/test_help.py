@@ -1,0 +1,92 @@
+"""What the command says of itself, and how little it imports for that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugins.cli.conftest import Cli
+
+COMMANDS = ["ask", "run", "chat", "plugins", "new", "trust"]
+HEAVY = {"asyncio", "anyio", "httpx", "kaizen", "pluggy", "pydantic", "rich", "tomllib"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
+
+
+def test_help_lists_every_command_with_examples(kaizen: Cli) -> None:
+    shown = kaizen("--help")
+
+    assert shown.code == 0
+    assert [name for name in COMMANDS if f"\n  {name} " not in shown.out] == []
+    assert "Examples:" in shown.out
+    assert shown.err == ""
+
+
+def test_no_command_at_all_shows_help(kaizen: Cli) -> None:
+    assert kaizen() == kaizen("--help")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(kaizen: Cli, command: str) -> None:
+    shown = kaizen(command, "--help")
+
+    assert shown.code == 0
+    assert f"Usage: kaizen {command}" in shown.out
+
+
+def test_the_version_is_shown(kaizen: Cli) -> None:
+    shown = kaizen("--version")
+
+    assert shown.code == 0
+    assert shown.out.startswith("kaizen 0.")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ask", "--help"]])
+def test_help_imports_neither_the_kernel_nor_anything_heavy(arguments: list[str]) -> None:
+    found = imported_by("-m", "kaizen_cli", *arguments)
+
+    assert found & HEAVY == set()
+    assert "click" in found
+
+
+def test_the_kernel_loads_this_plugin_without_a_command_line() -> None:
+    found = imported_by("-c", "import kaizen_cli; kaizen_cli.CliPlugin")
+
+    assert found & {"click", "rich"} == set()
+    assert "kaizen" in found
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["aks"], "ask"), (["plugins", "lst"], "list"), (["new", "pugin"], "plugin")],
+)
+def test_a_misspelt_command_is_answered_with_what_was_meant(
+    kaizen: Cli, typed: list[str], meant: str
+) -> None:
+    shown = kaizen(*typed)
+
+    assert shown.code == 2
+    assert f"Did you mean {meant!r}?" in shown.err
+    assert shown.out == ""
+
+
+def test_an_unknown_option_is_a_usage_error(kaizen: Cli) -> None:
+    shown = kaizen("ask", "Why?", "--loud")
+
+    assert shown.code == 2
+    assert "--loud" in shown.err
+    assert "kaizen ask --help" in shown.err
