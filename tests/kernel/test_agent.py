@@ -23,6 +23,7 @@ from kaizen import (
     Message,
     ModelReply,
     OutputField,
+    Provider,
     Result,
     Signature,
     ToolContext,
@@ -694,6 +695,27 @@ async def test_an_agent_of_a_kernel_that_is_not_running_says_so() -> None:
     agent = BaseAgent({"llm_provider": "x"}, Question, kernel=Kernel())
     with pytest.raises(InitializationError, match="async with Kernel"):
         await agent.run(question="?")
+
+
+async def test_an_agent_notices_that_its_kernel_was_started_again() -> None:
+    opened: list[ScriptedModel] = []
+
+    def open_model() -> ScriptedModel:
+        opened.append(ScriptedModel(f"answer {len(opened)}"))
+        return opened[-1]
+
+    class ModelsPlugin:
+        @hookimpl
+        def contribute(self, registry: Any) -> None:
+            registry.add(Provider, "it", open_model)
+
+    kernel = Kernel(plugins=[ModelsPlugin], discover=False, config_file=False, environ={})
+    agent = BaseAgent({"llm_provider": "it"}, Question, kernel=kernel)
+    for number in range(2):
+        async with kernel:
+            assert (await agent.run(question="?")).answer == f"answer {number}"
+        with pytest.raises(InitializationError):
+            await agent.run(question="?")
 
 
 async def test_default_ids_are_unique_and_the_same_each_time(model: ScriptedModel) -> None:

@@ -150,7 +150,9 @@ def test_agents_without_a_kernel_share_one_that_stops_with_the_loop(
     assert done.stderr == ""
 
 
-def test_a_script_needs_neither_loop_nor_kernel(site: dict[str, str], tmp_path: Path) -> None:
+def test_a_script_needs_neither_loop_nor_kernel(
+    site: dict[str, str], tmp_path: Path
+) -> None:
     program = f"{SCRIPT}\nprint(agent.run_sync(question='?').answer)\n"
     done = run_program(program, site, tmp_path)
     assert done.stdout.split() == ["starts", "stops", "hello"]

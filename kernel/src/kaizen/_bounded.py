@@ -20,14 +20,21 @@ Value = TypeVar("Value")
 
 @types.coroutine
 def bounded(
-    coroutine: Coroutine[Any, Any, Value], timeout_s: float
+    coroutine: Coroutine[Any, Any, Value],
+    timeout_s: float,
+    new_scope: Callable[[], CancelScope] = CancelScope,
 ) -> Generator[Any, Any, Value]:
     """Await a coroutine for at most some seconds from its first suspension on.
+
+    Args:
+        coroutine: The work.
+        timeout_s: The time, in seconds.
+        new_scope: Makes the scope around the work; see `Plan.new_scope`.
 
     Raises:
         TimeoutError: Time ran out; the coroutine was cancelled and has ended.
     """
-    with CancelScope() as scope:
+    with new_scope() as scope:
         try:
             yielded = coroutine.send(None)
         except StopIteration as stop:

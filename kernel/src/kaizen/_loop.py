@@ -78,7 +78,7 @@ async def execute(run: Run) -> Result:
         AgentInterrupted: It was asked to stop.
         AgentTimeoutError: It took longer than its configuration allows.
     """
-    request = RunRequest(run_id=run.id, agent_id=run.agent.agent_id, inputs=run.inputs)
+    request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run.inputs)
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
     _end(run, "completed", result.outputs)
@@ -100,8 +100,10 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
 async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
     """Do the work of a run inside its scope; if it fails, leave the run in good order."""
     token = _CURRENT.set(run)
+    run._scope = scope = run.plan.new_scope()
     timeout = run.plan.config.timeout
-    run._scope = scope = CancelScope() if timeout is None else anyio.move_on_after(timeout)
+    if timeout is not None:
+        scope.deadline = anyio.current_time() + timeout
     try:
         with scope:
             value = await work
@@ -178,7 +180,8 @@ async def model_call(request: ModelRequest) -> ModelReply:
     run = current_run()
     plan = run.plan
     log = run.log
-    _charge_earlier(run)
+    if run._uncharged is not None:
+        _charge_earlier(run)
     log.append(
         ModelRequested(
             seq=len(log.entries),
@@ -238,7 +241,9 @@ async def tool_call(call: ToolCall) -> ToolResult:
     context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
     started = perf_counter()
     try:
-        value = await bounded(tool.invoke(arguments, context), spec.timeout_s)
+        value = await bounded(
+            tool.invoke(arguments, context), spec.timeout_s, plan.new_scope
+        )
         content = _as_text(value, spec.max_output_chars)
     except Exception as error:  # noqa: BLE001 - the model reads what went wrong
         return _failure(call, _tool_error(call, error), (perf_counter() - started) * 1_000)
@@ -293,7 +298,7 @@ async def call_tool(
             arguments=validated,
             spec=tool.spec,
             run_id=run.id,
-            agent_id=run.agent.agent_id,
+            agent_id=run.agent_id,
             cycle=cycle,
         )
         result = await plan.tool_call(call)
@@ -389,7 +394,7 @@ def _begin(run: Run, content: Any) -> None:
             seq=len(log.entries),
             at=time(),
             run_id=run.id,
-            agent_id=run.agent.agent_id,
+            agent_id=run.agent_id,
             parent_id=run.parent.id if run.parent else "",
             trace_id=run.trace_id,
             session_id=run.session_id,
@@ -407,7 +412,8 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     if len(text) > MAX_REPLY_CHARS:
         text = f"{text[:1_000]}\n[cut: {len(text) - 1_000} characters not shown]"
     usage, cost = reply.usage, reply.cost_usd
-    if run._uncharged is reply or _same_charge(run._uncharged, reply):
+    paid = run._uncharged
+    if paid is reply or _same_charge(paid, reply):
         run._uncharged = None
     else:
         _charge_earlier(run)
@@ -452,8 +458,10 @@ def _charge_earlier(run: Run) -> None:
 def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
     """Return a reply whose calls are not too many and have ids that no other call has."""
     uses = reply.tool_uses
-    ids = {use.id for use in uses}
     known = run.log.state.call_ids
+    if len(uses) == 1 and uses[0].id and uses[0].id not in known:
+        return reply
+    ids = {use.id for use in uses}
     if len(ids) == len(uses) <= MAX_TOOL_CALLS and "" not in ids and known.isdisjoint(ids):
         return reply
     taken = set(known)
@@ -600,7 +608,7 @@ def _leave_parent(run: Run, parent: Run, status: RunStatus) -> None:
             seq=len(parent.log.entries),
             at=time(),
             run_id=run.id,
-            agent_id=run.agent.agent_id,
+            agent_id=run.agent_id,
             status=status,
             usage=state.usage,
             cost_usd=state.cost_usd,

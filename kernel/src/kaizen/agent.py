@@ -215,11 +215,7 @@ class BaseAgent:
             AgentInterrupted: It was asked to stop.
         """
         plan = self._plan
-        if (
-            plan is None
-            or plan.version != self._version(plan.kernel)
-            or not plan.kernel.running
-        ):
+        if plan is None or plan.version != self._version(plan.kernel):
             plan = await self._prepare()
         return await _loop.execute(
             self._start(plan, plan.signature.validate_inputs(inputs))
@@ -342,11 +338,7 @@ class BaseAgent:
 
     async def _prepared(self) -> Plan:
         plan = self._plan
-        if (
-            plan is None
-            or plan.version != self._version(plan.kernel)
-            or not plan.kernel.running
-        ):
+        if plan is None or plan.version != self._version(plan.kernel):
             plan = await self._prepare()
         return plan
 
@@ -407,6 +399,7 @@ class BaseAgent:
             settings=config.model_settings,
             opening=(Message(role="system", content=prompt, origin="signature"),),
             grants=self._grants,
+            new_scope=type(anyio.CancelScope()),
             agent_loop=compile_operation(
                 "agent_loop", _loop.agent_loop, managers, _maker(AgentLoopEvent)
             ),
@@ -597,7 +590,7 @@ def _maker(kind: Any) -> MakeEvent:
         if not metadata:
             metadata.update(run.metadata)
         event: Event = kind(
-            agent_id=run.agent.agent_id,
+            agent_id=run.agent_id,
             run_id=run.id,
             trace_id=run.trace_id,
             timestamp=time(),

@@ -114,11 +114,14 @@ class Kernel:
         self._on_plugin_error = on_plugin_error
         self._environ = environ
         self._stack: AsyncExitStack | None = None
+        self.hooks = HookManager()
         self._reset()
 
     def _reset(self) -> None:
         self.config = KaizenConfig()
+        version = self.hooks.version + 1
         self.hooks = HookManager()
+        self.hooks.version = version  # goes on, so that agents notice the new start
         self.registry = Registry()
         self.plugins: tuple[PluginInfo, ...] = ()
         self.agents = AgentManager(self)
@@ -375,6 +378,7 @@ class Kernel:
 
     def _stopped(self) -> None:
         self._token = None
+        self.hooks.version += 1  # so that agents look again before they run
 
 
 class AgentManager:

@@ -74,7 +74,9 @@ class Plan:
 
     Attributes:
         version: The hooks' version for which the operations were compiled.
-        refresh: Makes the plan anew with other hooks.
+        opening: The messages that every conversation begins with.
+        new_scope: Makes a cancel scope of this event loop. It is the scopes' own class:
+            `CancelScope` itself looks up the event loop each time, for a third of the cost.
     """
 
     version: int
@@ -92,6 +94,7 @@ class Plan:
     settings: ModelSettings
     opening: tuple[Message, ...]
     grants: frozenset[str]
+    new_scope: Callable[[], CancelScope]
     agent_loop: Callable[[RunRequest], Awaitable[Result]]
     cycle: Callable[[CycleRequest], Awaitable[CycleResult]]
     model_call: Callable[[ModelRequest], Awaitable[ModelReply]]
@@ -110,6 +113,7 @@ class Run:
     Attributes:
         id: 32 hexadecimal digits.
         agent: Whose run it is.
+        agent_id: The agent's id.
         parent: The run inside which it was started.
         session_id: What the caller groups runs by, or `""`.
         trace_id: The id of the outermost run.
@@ -130,6 +134,7 @@ class Run:
         "_uncharged",
         "_validated",
         "agent",
+        "agent_id",
         "depth",
         "ended",
         "error",
@@ -159,6 +164,7 @@ class Run:
     ) -> None:
         self.id = run_id
         self.agent = agent
+        self.agent_id = agent.agent_id
         self.plan = plan
         self.inputs = inputs
         self.parent = parent
@@ -185,12 +191,7 @@ class Run:
             self.depth = parent.depth + 1
 
     def __repr__(self) -> str:
-        return f"<Run {self.id} of {self.agent.agent_id!r}, {self.state.status}>"
-
-    @property
-    def agent_id(self) -> str:
-        """The agent's id."""
-        return self.agent.agent_id
+        return f"<Run {self.id} of {self.agent_id!r}, {self.state.status}>"
 
     @property
     def kernel(self) -> Kernel:
@@ -285,7 +286,7 @@ class Run:
         return await self.plan.cycle(
             CycleRequest(
                 run_id=self.id,
-                agent_id=self.agent.agent_id,
+                agent_id=self.agent_id,
                 cycle=self._cycle,
                 added=tuple(added),
             )

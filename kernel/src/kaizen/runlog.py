@@ -223,8 +223,8 @@ class ModelReplied(Entry):
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
-        if self.message.tool_uses:
-            state.call_ids.update([use.id for use in self.message.tool_uses])
+        for use in self.message.tool_uses:
+            state.call_ids.add(use.id)
         state.charge(self.usage, self.cost_usd)
 
 
