@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
-
 from kaizen._bounded import bounded
 
 pytestmark = pytest.mark.anyio
@@ -120,4 +120,4 @@ async def test_the_caller_can_go_on_after_a_timeout() -> None:
         with pytest.raises(TimeoutError):
             await bounded(work(), 0.005)
     with anyio.fail_after(5):
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()

@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import pytest
-
 from kaizen import Event, HookManager, Priority, hookimpl
 from kaizen._dispatch import compile_operation
 from kaizen.errors import HookExecutionError, HookTimeoutError
@@ -140,7 +139,8 @@ async def test_observers_see_the_operation_from_both_sides() -> None:
     assert await operation("it") == "done it"
     assert [name for name, _ in seen] == ["pre", "post"]
     assert seen[0][1] is None
-    assert seen[1][1] is not None and seen[1][1] >= 0
+    assert seen[1][1] is not None
+    assert seen[1][1] >= 0
 
 
 async def test_post_observers_are_told_of_errors() -> None:
@@ -202,7 +202,8 @@ async def test_an_observer_that_raises_is_reported_and_the_rest_goes_on() -> Non
     assert told == ["fine"]
     (problem,) = manager.problems
     assert isinstance(problem, HookExecutionError)
-    assert "Broken-0" in str(problem) and "broken observer" in str(problem)
+    assert "Broken-0" in str(problem)
+    assert "broken observer" in str(problem)
 
 
 async def test_an_observer_that_outlives_its_timeout_is_reported_and_the_rest_goes_on() -> (

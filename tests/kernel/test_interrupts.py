@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import pytest
-
 from kaizen import (
     BaseAgent,
     InterruptMode,
@@ -44,6 +43,12 @@ def assert_valid(messages: Sequence[Message]) -> None:
             assert open_calls.get(message.tool_use_id) == 0
             open_calls[message.tool_use_id] = 1
     assert set(open_calls.values()) <= {1}
+
+
+async def until_the_model_is_asked(run: Run) -> None:
+    async for event in run:
+        if type(event).__name__ == "ModelRequested":
+            return
 
 
 async def test_a_graceful_stop_lets_the_cycle_finish(
@@ -97,11 +102,12 @@ async def test_an_immediate_stop_cancels_what_is_under_way(
     model.delay_s = 60
     model.say("never")
     agent = BaseAgent(signature="question -> answer", kernel=kernel)
-    with anyio.fail_after(5), pytest.raises(AgentInterrupted) as caught:
+    with anyio.fail_after(5):
         async with agent.stream(question="?") as run:
-            async for event in run:
-                if type(event).__name__ == "ModelRequested":
-                    run.interrupt(IMMEDIATE)
+            await until_the_model_is_asked(run)
+            run.interrupt(IMMEDIATE)
+            with pytest.raises(AgentInterrupted) as caught:
+                await run.wait()
     assert caught.value.reason is IMMEDIATE
     assert run.state.status == "interrupted"
     assert_valid(run.messages)
@@ -192,14 +198,15 @@ async def test_a_second_stop_may_be_immediate_and_others_change_nothing(
     model.delay_s = 60
     model.say("never")
     agent = BaseAgent(signature="question -> answer", kernel=kernel)
-    with anyio.fail_after(5), pytest.raises(AgentInterrupted):
+    with anyio.fail_after(5):
         async with agent.stream(question="?") as run:
-            async for event in run:
-                if type(event).__name__ == "ModelRequested":
-                    assert run.interrupt(GRACEFUL)
-                    assert not run.interrupt(GRACEFUL)
-                    assert run.interrupt(IMMEDIATE)
-                    assert not run.interrupt(IMMEDIATE)
+            await until_the_model_is_asked(run)
+            assert run.interrupt(GRACEFUL)
+            assert not run.interrupt(GRACEFUL)
+            assert run.interrupt(IMMEDIATE)
+            assert not run.interrupt(IMMEDIATE)
+            with pytest.raises(AgentInterrupted):
+                await run.wait()
     assert not run.interrupt(GRACEFUL), "an ended run cannot be stopped"
     assert type(run.log.entries[-1]) is RunEnded
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import anyio
 import pytest
-from pydantic import Field, SecretStr
-
 from kaizen import Kernel, PluginSettings, Provider, Registry, Tool, hookimpl
 from kaizen.errors import (
     ConfigurationError,
@@ -19,6 +17,7 @@ from kaizen.errors import (
     PluginError,
     UnknownNameError,
 )
+from pydantic import Field, SecretStr
 
 pytestmark = pytest.mark.anyio
 
@@ -298,8 +297,8 @@ class NotesPlugin:
         path: Path = Field(default=Path("notes"), description="Where.")
         size: int = 1
         key: SecretStr | None = None
-        names: list[str] = []
-        pool: dict[str, int] = {}
+        names: list[str] = Field(default_factory=list)
+        pool: dict[str, int] = Field(default_factory=dict)
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -472,7 +471,7 @@ async def test_factories_may_be_functions_coroutines_classes_or_objects() -> Non
         return Made()
 
     instance = Made()
-    for factory in (Made, lambda: Made(), later, instance):
+    for factory in (Made, Made, later, instance):
         async with alone(plugins=[Offers(factory)]) as kernel:
             assert isinstance(await kernel.get(Provider, "it"), Made)  # type: ignore[type-abstract]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-
 from kaizen import BaseAgent, Kernel, run_sync
 from kaizen.errors import InitializationError
 from kaizen.testing import ModelPlugin, ScriptedModel

@@ -117,7 +117,7 @@ def _link(
     if takes_next:
         return lambda _request: function(call_next)
     if takes_request:
-        return lambda request: function(request)
+        return function
     return lambda _request: function()
 
 
@@ -262,7 +262,5 @@ class _Trace:
         spent = (perf_counter() - self._started) * 1_000
         ended = f" raised {type(error).__name__}" if error is not None else ""
         each = self._implementation
-        print(
-            f"kaizen {time():.3f} {each.hook} {each.plugin} {spent:.3f} ms{ended}",
-            file=sys.stderr,
-        )
+        line = f"kaizen {time():.3f} {each.hook} {each.plugin} {spent:.3f} ms{ended}"
+        sys.stderr.write(f"{line}\n")

@@ -281,8 +281,8 @@ async def call_tool(
 ) -> ToolResult:
     """Make one tool call through its hooks and log its result.
 
-    What is wrong with the call or the tool becomes a result for the model to read. What goes
-    wrong in a hook is raised, and the result says so.
+    What is wrong with the call or the tool becomes a result for the model to read. What
+    goes wrong in a hook is raised, and the result says so.
     """
     plan = run.plan
     result: ToolResult | None = None
@@ -316,26 +316,23 @@ async def call_tool(
     return result
 
 
+def _call_one(run: Run, cycle: int, use: ToolUse) -> Coroutine[Any, Any, ToolResult]:
+    return call_tool(run, use.name, use.arguments, call_id=use.id, cycle=cycle)
+
+
 async def _call_tools(
     run: Run, cycle: int, uses: Sequence[ToolUse]
 ) -> tuple[ToolResult, ...]:
-    """Make the tool calls of one turn: neighbours that only read at once, others in order."""
+    """Make the calls of one turn: neighbours that only read at once, others in order."""
     if len(uses) == 1:
-        use = uses[0]
-        result = await call_tool(run, use.name, use.arguments, call_id=use.id, cycle=cycle)
-        return (result,)
+        return (await _call_one(run, cycle, uses[0]),)
     results: list[ToolResult] = []
     for only_read, group in groupby(uses, key=lambda use: _only_reads(run, use)):
         together = list(group)
         if only_read and len(together) > 1:
             results.extend(await _call_at_once(run, cycle, together))
         else:
-            for use in together:
-                results.append(
-                    await call_tool(
-                        run, use.name, use.arguments, call_id=use.id, cycle=cycle
-                    )
-                )
+            results.extend([await _call_one(run, cycle, use) for use in together])
     return tuple(results)
 
 
@@ -345,9 +342,7 @@ async def _call_at_once(run: Run, cycle: int, uses: Sequence[ToolUse]) -> list[T
 
     async def call(place: int, use: ToolUse) -> None:
         try:
-            results[place] = await call_tool(
-                run, use.name, use.arguments, call_id=use.id, cycle=cycle
-            )
+            results[place] = await _call_one(run, cycle, use)
         except Exception as error:  # noqa: BLE001 - raised again below, without a group
             failures.append(error)
             tasks.cancel_scope.cancel()
@@ -406,7 +401,7 @@ def _begin(run: Run, content: Any) -> None:
 
 
 def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
-    """Log the reply that joins the conversation, and charge each reply that was paid for."""
+    """Log the reply that joins the conversation, and charge what was paid for."""
     log = run.log
     text = reply.text
     if len(text) > MAX_REPLY_CHARS:
@@ -442,7 +437,7 @@ def _same_charge(paid: ModelReply | None, reply: ModelReply) -> bool:
 
 
 def _charge_earlier(run: Run) -> None:
-    """Charge a reply that did not join the conversation, such as that of a failed attempt."""
+    """Charge a reply that did not join the conversation, such as a failed attempt's."""
     paid, run._uncharged = run._uncharged, None
     if paid is not None:
         run.log.append(
@@ -467,13 +462,13 @@ def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
     taken = set(known)
     distinct = []
     for use in uses[:MAX_TOOL_CALLS]:
-        if not use.id or use.id in taken:
-            number = len(taken) + 1
-            while f"call_{number}" in taken:
-                number += 1
-            use = replace(use, id=f"call_{number}")
-        taken.add(use.id)
-        distinct.append(use)
+        call_id = use.id
+        number = len(taken)
+        while not call_id or call_id in taken:
+            number += 1
+            call_id = f"call_{number}"
+        taken.add(call_id)
+        distinct.append(use if call_id == use.id else replace(use, id=call_id))
     return replace(reply, tool_uses=tuple(distinct))
 
 

@@ -138,7 +138,7 @@ class BaseAgent:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
-            f"agents do not change: {name!r} cannot be set; make another agent, or use bind()"
+            f"agents do not change: {name!r} cannot be set; make another, or use bind()"
         )
 
     def __repr__(self) -> str:
@@ -286,7 +286,7 @@ class BaseAgent:
         return await _loop.execute_calls(run, lambda: _call_in_order(run, pairs))
 
     def to_a2a_card(self) -> dict[str, Any]:
-        """Return what the Agent2Agent protocol (1.0) says of an agent, without addresses."""
+        """Return what the Agent2Agent protocol 1.0 says of an agent, but no addresses."""
         inputs = ", ".join(self.signature.input_fields)
         outputs = ", ".join(self.signature.output_fields)
         return {

@@ -242,7 +242,7 @@ class HookManager:
             The name.
 
         Raises:
-            HookRegistrationError: A hook is misspelt or has parameters that it is not given.
+            HookRegistrationError: A hook is misspelt or has unknown parameters.
         """
         name = name or f"{type(plugin).__name__}-{id(plugin):x}"
         if self._registry.is_blocked(name):
@@ -444,7 +444,7 @@ def _refuse_keyword_only(plugin: object, name: str) -> None:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise HookRegistrationError(
                     f"plugin {name!r}",
-                    f"has the keyword-only parameter {parameter.name!r} in hook {attribute!r}",
+                    f"has keyword-only parameter {parameter.name!r} in hook {attribute!r}",
                     "Hooks pass plain parameters; remove the `*`.",
                 )
 

@@ -212,7 +212,7 @@ class Kernel:
         Raises:
             ConfigurationError: The name is taken.
         """
-        from kaizen.agent import BaseAgent  # noqa: PLC0415 - the one import upwards
+        from kaizen.agent import BaseAgent
 
         agent = BaseAgent(
             config=config,
@@ -226,7 +226,7 @@ class Kernel:
         return agent
 
     def default_agent_id(self, name: str) -> str:
-        """Return an id for an agent that was given none: its name, numbered from the second.
+        """Return an id for an agent that has none: its name, numbered from the second.
 
         The same program gives its agents the same ids each time it starts.
         """

@@ -226,9 +226,9 @@ class Run:
     def interrupt(self, reason: InterruptReason | None = None) -> bool:
         """Ask the run and every run inside it to stop.
 
-        A graceful stop lets the cycle under way finish; an immediate one cancels it. The run
-        then raises `AgentInterrupted`, and its history is valid. A second call may turn a
-        graceful stop into an immediate one, and is otherwise ignored.
+        A graceful stop lets the cycle under way finish, an immediate one cancels it. The
+        run then raises `AgentInterrupted`, and its history is valid. A second call may turn
+        a graceful stop into an immediate one, and is otherwise ignored.
 
         Returns:
             Whether the call changed anything.
