@@ -14,6 +14,8 @@ from kaizen import (
     AgentConfig,
     BaseAgent,
     BaseHook,
+    Checkpoint,
+    CheckpointEvent,
     HookContext,
     HookEvent,
     HookManager,
@@ -1129,6 +1131,41 @@ async def test_the_log_is_on_disk_before_each_effect_and_folds_to_the_run(
     assert [mark.description for mark in state.marks] == ["halfway"]
     assert state.outputs == {"answer": "done"}
     assert not state.pending
+
+
+async def test_a_checkpoint_is_an_operation_like_the_others(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    seen: list[Any] = []
+
+    class Watch:
+        @hookimpl
+        async def pre_checkpoint_save(self, event: CheckpointEvent) -> None:
+            seen.append(("pre", event.request.description))
+
+        @hookimpl
+        async def wrap_checkpoint_save(self, request: Any, call_next: Any) -> Checkpoint:
+            mark: Checkpoint = await call_next(replace(request, description="changed"))
+            return mark
+
+        @hookimpl
+        async def post_checkpoint_save(self, event: CheckpointEvent) -> None:
+            assert event.result is not None
+            seen.append(("post", event.result.description))
+
+    marks: list[Checkpoint] = []
+
+    @tool(danger="safe")
+    async def save() -> str:
+        """Save."""
+        marks.append(await current_run().checkpoint("halfway", {"page": 3}))
+        return "saved"
+
+    model.say(Call("save"), "done")
+    agent = BaseAgent(signature=Question, tools=[save], hooks=[Watch()], kernel=kernel)
+    result = await agent.run(question="?")
+    assert seen == [("pre", "halfway"), ("post", "changed")]
+    assert marks[0].id == f"{result.run_id}:{marks[0].seq}"
 
 
 async def test_a_store_that_fails_stops_the_run_before_the_effect(

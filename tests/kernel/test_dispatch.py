@@ -121,6 +121,39 @@ async def test_an_error_in_middleware_stops_the_operation() -> None:
     assert not reached
 
 
+async def test_an_error_of_middleware_says_whose_it_is() -> None:
+    class Outer:
+        @hookimpl
+        async def wrap_cycle(self, request: Any, call_next: Call) -> Any:
+            return await call_next(request)
+
+    class Gate:
+        @hookimpl
+        async def wrap_cycle(self, request: Any, call_next: Call) -> Any:
+            if request == "own":
+                raise RuntimeError("the gate is broken")
+            await call_next(request)
+
+    class Inner:
+        @hookimpl
+        async def wrap_cycle(self, request: Any, call_next: Call) -> Any:
+            return await call_next(request)
+
+    async def broken(request: Any) -> str:
+        raise RuntimeError("the work is broken")
+
+    manager = HookManager()
+    for plugin in (Outer(), Gate(), Inner()):
+        manager.add(plugin, name=type(plugin).__name__.lower())
+    operation = compile_operation("cycle", broken, [manager], make_event)
+    with pytest.raises(RuntimeError) as own:
+        await operation("own")
+    with pytest.raises(RuntimeError) as other:
+        await operation("other")
+    assert own.value.__notes__ == ["raised by plugin 'gate' in hook 'wrap_cycle'"]
+    assert not hasattr(other.value, "__notes__")
+
+
 async def test_observers_see_the_operation_from_both_sides() -> None:
     seen: list[tuple[str, float | None]] = []
 

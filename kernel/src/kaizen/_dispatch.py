@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from inspect import isawaitable
 from time import perf_counter, time
+from traceback import walk_tb
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from anyio import CancelScope, current_time
@@ -60,8 +61,11 @@ def compile_operation(
         make_event: Makes what observers are told.
     """
     chain = work
-    for each, manager in reversed(_ordered(f"wrap_{name}", managers)):
+    links = _ordered(f"wrap_{name}", managers)
+    for each, manager in reversed(links):
         chain = _link(each, chain, trace=manager.trace)
+    if links:
+        chain = _with_notes(chain, work, [each for each, _ in links])
     before = observers(f"pre_{name}", managers)
     after = observers(f"post_{name}", managers)
     if not before and not after:
@@ -119,6 +123,33 @@ def _link(
     if takes_request:
         return function
     return lambda _request: function()
+
+
+def _with_notes(
+    chain: Callable[[Request], Awaitable[Reply]],
+    work: Callable[[Request], Awaitable[Reply]],
+    links: Sequence[Implementation],
+) -> Callable[[Request], Awaitable[Reply]]:
+    """Let an error that a middleware raised say whose it was."""
+    owners = {getattr(each.function, "__code__", None): each for each in links}
+    inside = getattr(work, "__code__", None)
+
+    async def run(request: Request) -> Reply:
+        try:
+            return await chain(request)
+        except Exception as error:
+            raised_by = None
+            for frame, _ in walk_tb(error.__traceback__):
+                raised_by = owners.get(frame.f_code, raised_by)
+                if frame.f_code is inside:
+                    raised_by = None
+            if raised_by is not None:
+                error.add_note(
+                    f"raised by plugin {raised_by.plugin!r} in hook {raised_by.hook!r}"
+                )
+            raise
+
+    return run
 
 
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Any]:

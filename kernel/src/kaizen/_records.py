@@ -92,4 +92,7 @@ def _schema(cls: type[Any], _source: object, handler: GetCoreSchemaHandler) -> C
     made = core_schema.no_info_after_validator_function(
         lambda values: cls(**values), mapping
     )
-    return core_schema.union_schema([core_schema.is_instance_schema(cls), made])
+    given = core_schema.is_instance_schema(cls)
+    return core_schema.json_or_python_schema(
+        json_schema=made, python_schema=core_schema.union_schema([given, made])
+    )
