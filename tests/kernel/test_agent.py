@@ -27,6 +27,7 @@ from kaizen import (
     Provider,
     Result,
     Signature,
+    TextDelta,
     ToolContext,
     Usage,
     current_run,
@@ -952,7 +953,8 @@ async def test_every_attempt_that_was_paid_for_is_on_the_account(
         @hookimpl
         async def wrap_model_call(self, request: Any, call_next: Any) -> ModelReply:
             await call_next(request)
-            return replace(await call_next(request), text="polished")
+            reply: ModelReply = await call_next(request)
+            return replace(reply, text="polished")
 
     model.cost_usd = Decimal(1)
     model.say("a", "b")
@@ -997,7 +999,7 @@ async def test_a_stream_gives_entries_and_text_in_order(
 
     positions = [event.position for event in events]
     assert positions == sorted(set(positions))
-    text = "".join(event.text for event in events if type(event).__name__ == "TextDelta")
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
     assert text == "one two three" == result.answer
     names = [
         type(event).__name__ for event in events if type(event).__name__ != "TextDelta"

@@ -193,7 +193,7 @@ async def test_a_handler_that_raises_is_reported_and_the_others_are_told() -> No
         raise ValueError("no disk")
 
     manager.register(HookEvent.PRE_CYCLE, broken)
-    manager.register(HookEvent.PRE_CYCLE, lambda context: told.append("second"))  # type: ignore[arg-type, func-returns-value]
+    manager.register(HookEvent.PRE_CYCLE, lambda context: told.append("second"))
     results = await manager.trigger(HookEvent.PRE_CYCLE)
 
     assert [each.success for each in results] == [False, True]
@@ -221,7 +221,7 @@ async def test_a_handler_that_takes_too_long_is_reported() -> None:
 async def test_a_handler_can_be_removed() -> None:
     manager = HookManager()
     told: list[str] = []
-    name = manager.register(HookEvent.PRE_CYCLE, lambda context: told.append("told"))  # type: ignore[arg-type, func-returns-value]
+    name = manager.register(HookEvent.PRE_CYCLE, lambda context: told.append("told"))
     manager.remove(name)
     await manager.trigger(HookEvent.PRE_CYCLE)
     assert told == []
