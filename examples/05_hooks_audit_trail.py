@@ -63,7 +63,7 @@ async def tide(port: str) -> str:
     return f"High tide in {port} at 14:20."
 
 
-async def slowest(context: HookContext) -> None:
+async def timed(context: HookContext) -> None:
     """Print how long the model took."""
     print(f"{context.event_type.value} of {context.agent_id}: {context.duration_ms:.2f} ms")
 
@@ -76,7 +76,7 @@ async def main() -> None:
     ]
     config = {"llm_provider": "mock", "provider_config": {"replies": replies}}
     own = HookManager()
-    own.register(event_type=HookEvent.POST_MODEL_CALL, handler=slowest)
+    own.register(event_type=HookEvent.POST_MODEL_CALL, handler=timed)
 
     trail: list[str] = []
     async with Kernel(plugins=["offline", AuditPlugin(trail.append)]) as kernel:

@@ -27,11 +27,13 @@ async def main() -> None:
             result = await agent.execute_tool("fetch", {"page": page})
             print(result.content)
 
+        before = trio.lowlevel.current_statistics().tasks_living
         with trio.move_on_after(0.2) as deadline:
             async with trio.open_nursery() as nursery:
                 for page in ("ropes", "slow", "sails"):
                     nursery.start_soon(read, page)
-        print(f"out of time: {deadline.cancelled_caught}; open tasks: none")
+        left = trio.lowlevel.current_statistics().tasks_living - before
+        print(f"out of time: {deadline.cancelled_caught}; tasks left over: {left}")
 
         result = await agent.run(task="Say something.")
         print(f"the kernel still works: {result.answer!r}")
