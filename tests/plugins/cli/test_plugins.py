@@ -54,13 +54,13 @@ def test_settings_are_shown_with_type_default_value_and_source(
     found = settings(shown)
     assert found["mode"] == {
         "name": "mode",
-        "type": "Literal['fast', 'safe']",
+        "type": "'fast' | 'safe'",
         "value": "fast",
         "default": "safe",
         "source": "environment (KAIZEN_TOOLS__MODE)",
         "description": "How it works.",
     }
-    assert (found["roots"]["value"], found["roots"]["source"]) == ("['here']", "mine.toml")
+    assert (found["roots"]["value"], found["roots"]["source"]) == ('["here"]', "mine.toml")
     assert found["endpoint"]["source"] == "default"
 
 
@@ -77,9 +77,10 @@ def test_secrets_are_never_shown(
     as_text = kaizen("plugins", "show", "tools", *sample, "--config", config)
     as_json = kaizen("plugins", "show", "tools", *sample, "--config", config, "--json")
 
-    for secret in ("open sesame", "hidden", "baba", "pw@"):
+    for secret in ("open sesame", "hidden", "baba", "pw@", "swordfish"):
         assert secret not in as_text.out + as_json.out
     assert settings(as_json)["token"]["value"] == "********"
+    assert settings(as_json)["max_tokens"]["value"] == "7"
     assert settings(as_json)["endpoint"]["value"] == "https://ali:********@example.org/"
     assert "THE_ENDPOINT" in settings(as_json)["endpoint"]["source"]
 

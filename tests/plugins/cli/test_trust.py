@@ -87,6 +87,18 @@ def test_the_same_content_elsewhere_is_not_trusted(
     assert "is ignored: not trusted" in kaizen("ask", *sample, "Why?").err
 
 
+def test_a_link_to_a_trusted_file_elsewhere_is_not_trusted(
+    kaizen: Cli, sample: tuple[str, ...], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaizen("trust")
+    other = Path("other")
+    other.mkdir()
+    (other / "kaizen.toml").symlink_to(config.resolve())
+    monkeypatch.chdir(other)
+
+    assert "is ignored: not trusted" in kaizen("ask", *sample, "Why?").err
+
+
 def test_trust_can_be_taken_back(
     kaizen: Cli, sample: tuple[str, ...], config: Path
 ) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import anyio
-from kaizen.config import PluginSettings, read_config
+from kaizen.config import Sources, read_config
 from kaizen.errors import PluginError, UnknownNameError
 from kaizen.kernel import Kernel, PluginInfo
-from pydantic import SecretBytes, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 from kaizen_cli._foreign import commands_of
 from kaizen_cli._front import announced, summary
 from kaizen_cli._options import Options
 from kaizen_cli._session import session
+from kaizen_cli._settings import Setting, settings_of
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import visible
@@ -27,28 +24,7 @@ from kaizen_cli._trust import config_file
 
 __all__ = ["doctor", "list_all", "show"]
 
-MASK = "********"
-_SECRET_NAME = re.compile(r"(?i)(api_?key|secret|token|password|passwd|credential|dsn)")
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*(?=@)")
 _STYLES = {"enabled": "green", "disabled": "dim", "failed": "red"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting of a plugin, as it takes effect.
-
-    Attributes:
-        value: The value as text; a secret is masked.
-        default: The default as text, or `None` if the setting must be given.
-        source: Where the value comes from.
-    """
-
-    name: str
-    type: str
-    value: str
-    default: str | None
-    source: str
-    description: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,18 +112,16 @@ def _reports(options: Options, terminal: Terminal) -> list[Report]:
             options, terminal, on_plugin_error="skip", quiet=not options.debug
         ) as kernel:
             file = config_file(options, terminal, quiet=True)
-            tables = read_config(file).get("plugins", {}) if file else {}
-            return [
-                _report(info, kernel, tables.get(info.name, {}), str(file))
-                for info in kernel.plugins
-            ]
+            contents = read_config(file) if file else {}
+            sources = Sources(
+                code={}, environ=os.environ, file=contents, path=str(file or "")
+            )
+            return [_report(info, kernel, sources) for info in kernel.plugins]
 
     return anyio.run(main)
 
 
-def _report(
-    info: PluginInfo, kernel: Kernel, table: Mapping[str, Any], file: str
-) -> Report:
+def _report(info: PluginInfo, kernel: Kernel, sources: Sources) -> Report:
     error, commands = info.error, []
     try:
         commands = list(_commands(info, kernel))
@@ -169,7 +143,7 @@ def _report(
             if each.plugin == info.name
         ],
         commands=commands,
-        settings=list(_settings(info, table, file)),
+        settings=list(settings_of(info, sources)),
     )
 
 
@@ -192,83 +166,27 @@ def _hooks(plugin: object) -> Iterator[str]:
             yield mark.get("specname") or name
 
 
-def _settings(info: PluginInfo, table: Mapping[str, Any], file: str) -> Iterator[Setting]:
-    model = getattr(info.plugin, "Settings", None)
-    if not (isinstance(model, type) and issubclass(model, PluginSettings)):
-        return
-    prefix = f"KAIZEN_{info.name.upper().replace('-', '_')}__"
-    for name, field in model.model_fields.items():
-        variable = _variable(f"{prefix}{name.upper()}")
-        default = None if field.is_required() else _default(name, field)
-        source, value = "default", default or ""
-        if variable:
-            source = f"environment ({variable})"
-            value = _masked(name, field, os.environ.get(variable, "…"))
-        elif name in table:
-            source, given = _in_file(table[name], file)
-            value = _masked(name, field, given)
-        yield Setting(
-            name=name,
-            type=_type_of(field),
-            value=value,
-            default=default,
-            source=source,
-            description=field.description or "",
-        )
-
-
-def _default(name: str, field: FieldInfo) -> str:
-    return _masked(name, field, field.get_default(call_default_factory=True))
-
-
-def _variable(name: str) -> str:
-    """Return the variable that sets a field, or one of its parts; `""` if none does."""
-    for each in os.environ:
-        if each.upper() == name or each.upper().startswith(f"{name}__"):
-            return each
-    return ""
-
-
-def _in_file(value: Any, file: str) -> tuple[str, Any]:
-    if isinstance(value, Mapping) and set(value) == {"env"}:
-        variable = str(value["env"])
-        return f"environment ({variable}, named in {file})", os.environ.get(variable, "")
-    return file, value
-
-
-def _type_of(field: FieldInfo) -> str:
-    annotation = field.annotation
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = str(annotation) if getattr(annotation, "__args__", ()) else name
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
-
-
-def _masked(name: str, field: FieldInfo, value: Any) -> str:
-    if value is None:
-        return "none"
-    secret = "Secret" in str(field.annotation) or isinstance(value, SecretStr | SecretBytes)
-    if secret or _SECRET_NAME.search(name):
-        return MASK if str(value) else ""
-    plain = to_jsonable_python(value, fallback=str)
-    text = plain if isinstance(plain, str) else str(plain)
-    return _PASSWORD_IN_URL.sub(rf"\1:{MASK}", text)
-
-
 def _print_json(terminal: Terminal, value: Any) -> None:
     terminal.write(f"{to_json(value)}\n")
 
 
 def _print_table(terminal: Terminal, reports: list[Report]) -> None:
-    rows = [
-        (each.name, each.version, each.distribution, each.status, _gist(each))
-        for each in reports
-    ]
-    _print_columns(
-        terminal,
-        ("Name", "Version", "Distribution", "Status", "Offers"),
-        rows,
-        [_STYLES[each.status] for each in reports],
-    )
+    """Print one line a plugin; where nobody watches, however long it is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("Name", "Version", "Distribution", "Status", "Offers"):
+        table.add_column(head, overflow="fold")
+    widest = 0
+    for each in reports:
+        row = (each.name, each.version, each.distribution, each.status, _gist(each))
+        widest = max(widest, sum(len(visible(cell)) for cell in row))
+        cells = (Text(visible(cell)) for cell in row)
+        table.add_row(*cells, style=_STYLES[each.status])
+    if not terminal.out.is_terminal:
+        terminal.out.width = max(80, widest + 80)
+    terminal.show(table)
 
 
 def _gist(report: Report) -> str:
@@ -280,27 +198,6 @@ def _gist(report: Report) -> str:
     if report.commands:
         parts.append(f"commands: {', '.join(each['name'] for each in report.commands)}")
     return "; ".join(parts)
-
-
-def _print_columns(
-    terminal: Terminal,
-    heads: tuple[str, ...],
-    rows: Sequence[tuple[str, ...]],
-    styles: list[str] | None = None,
-) -> None:
-    """Print a table; where nobody watches, one line a row, however long."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row, style in zip(rows, styles or [""] * len(rows), strict=True):
-        table.add_row(*(Text(visible(cell)) for cell in row), style=style or None)
-    if not terminal.out.is_terminal:
-        widest = max((sum(map(len, row)) for row in rows), default=0)
-        terminal.out.width = max(80, widest + 4 * len(heads) + 80)
-    terminal.show(table)
 
 
 def _print_report(terminal: Terminal, report: Report) -> None:
@@ -318,14 +215,20 @@ def _print_report(terminal: Terminal, report: Report) -> None:
     )
     if report.settings:
         terminal.print(f"\nSettings  [plugins.{report.name}]", style="bold")
-        _print_columns(
-            terminal,
-            ("Name", "Type", "Value", "Default", "From", "Description"),
-            [
-                (s.name, s.type, s.value, s.default or "–", s.source, s.description)
-                for s in report.settings
-            ],
-        )
+    for each in report.settings:
+        _print_setting(terminal, each)
+
+
+def _print_setting(terminal: Terminal, setting: Setting) -> None:
+    stated = f"{setting.name} = {setting.value or '(empty)'}"
+    if setting.default is None and setting.source == "default":
+        stated = f"{setting.name} must be set"
+    terminal.print(stated, style="" if setting.source == "default" else "cyan", indent=2)
+    about = [setting.type]
+    if setting.source != "default":
+        about.append(f"from {setting.source}")
+        about += [] if setting.default is None else [f"default {setting.default}"]
+    terminal.print(f"{'; '.join(about)}. {setting.description}", style="dim", indent=4)
 
 
 def _line(offer: Mapping[str, str], port: str) -> str:

@@ -130,17 +130,22 @@ def _roots(roots: Sequence[Path], extra: Sequence[Any]) -> Mapping[str, Mapping[
 class _Notes(logging.Handler):
     """Shows the kernel's warnings to the user, one line each."""
 
-    def __init__(self, terminal: Terminal) -> None:
-        super().__init__()
+    def __init__(self, terminal: Terminal, *, debug: bool) -> None:
+        super().__init__(logging.DEBUG if debug else logging.WARNING)
         self._terminal = terminal
+        self._debug = debug
 
     def emit(self, record: logging.LogRecord) -> None:
         message = " ".join(record.getMessage().split())
+        if self._debug:
+            message = self.format(record)
         self._terminal.note(f"{record.levelname.lower()}: {message}", style="yellow")
 
 
 def _listen_to_log(terminal: Terminal, options: Options, *, quiet: bool) -> None:
     log = logging.getLogger("kaizen")
     log.propagate = False
-    log.handlers = [logging.NullHandler() if quiet else _Notes(terminal)]
-    log.handlers[0].setLevel(logging.DEBUG if options.debug else logging.WARNING)
+    notes = _Notes(terminal, debug=options.debug)
+    log.handlers = [logging.NullHandler() if quiet else notes]
+    if options.debug:
+        log.setLevel(logging.DEBUG)

@@ -129,7 +129,7 @@ def _declared(file: Path) -> Declaration:
 def _module_of(file: Path) -> ModuleType:
     """Import a file as `python file.py` would, with its folder in front of the path."""
     path = file.resolve()
-    name = path.stem if path.stem not in sys.modules else f"kaizen_run_{path.stem}"
+    name = f"kaizen_run_{path.stem}"  # takes no other module's name
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -30,7 +30,7 @@ State = Literal["trusted", "changed", "unknown"]
 def trust(options: Options, file: Path, *, forget: bool) -> int:
     """Trust the present content of a configuration file, or forget it."""
     terminal = Terminal(options)
-    path = file.resolve()
+    path = _place(file)
     known = _read_trusted()
     if forget:
         if known.pop(str(path), None) is None:
@@ -79,7 +79,7 @@ def config_file(
 
 def state_of(file: Path) -> State:
     """Say whether a file is trusted as it is now."""
-    path = file.resolve()
+    path = _place(file)
     known = _read_trusted().get(str(path))
     if known is None:
         return "unknown"
@@ -92,6 +92,11 @@ def trusted_path() -> Path:
     folder = os.environ.get("XDG_CONFIG_HOME", "")
     base = Path(folder) if Path(folder).is_absolute() else Path.home() / ".config"
     return base / "kaizen" / "trusted.json"
+
+
+def _place(file: Path) -> Path:
+    """Return where a file lies; a link to a trusted file elsewhere is not that file."""
+    return file.parent.resolve() / file.name
 
 
 def _content(path: Path) -> bytes:

@@ -111,6 +111,10 @@ class ToolsSettings(PluginSettings):
     roots: list[Path] = Field(default=[Path()], description="What may be read.")
     token: SecretStr = Field(default=SecretStr("hidden"), description="A secret.")
     endpoint: str = Field(default="https://u:pw@example.org/", description="Where it is.")
+    headers: dict[str, str] = Field(
+        default={"Authorization": "Bearer swordfish"}, description="What is sent."
+    )
+    max_tokens: int = Field(default=7, description="No secret.")
     mode: Literal["fast", "safe"] = Field(default="safe", description="How it works.")
 
 
