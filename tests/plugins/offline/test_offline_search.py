@@ -323,3 +323,24 @@ async def test_with_grep_alone_it_cites_the_lines_that_match(
     answer = await asked(run_loop, corpus, "Who designed the lighthouse?")
 
     assert (answer.sources[0].file, answer.sources[0].line) == ("notes/island.txt", 5)
+
+
+async def test_the_question_itself_and_earlier_answers_are_no_evidence(
+    run_loop: RunLoop, files: Any, tmp_path: Path
+) -> None:
+    question = "Which day is the brass band practice?"
+    (tmp_path / "README.md").write_text(
+        f'# Try it\n\n```console\nask "{question}"\n```\n\n```text\nThe brass band practice '
+        "is on Monday. (extracted by the offline model, which is not a language model)\n```\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "band.md").write_text(
+        f"# Band\n\nQ: {question} A: The practice of the brass band is on the day after "
+        "Wednesday.\n",
+        encoding="utf-8",
+    )
+
+    found = await asked(run_loop, files(tmp_path), question)
+
+    assert "after Wednesday" in found.answer
+    assert {source.file for source in found.sources} == {"band.md"}

@@ -47,6 +47,10 @@ _ABBREVIATION = re.compile(
 )
 
 
+SAID_BEFORE = "extracted by the offline model"
+"""What stands in every answer of this model: an answer that was pasted is no evidence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
     """A stretch of a file, or of an input, and the line that it starts at."""
@@ -155,7 +159,9 @@ def _prose(path: str, lines: Sequence[Line], above: str = "") -> Iterator[Passag
         start, text = i, lines[i].text
         if _FENCE.match(text):
             i = _until(lines, start + 1, _FENCE.match)
-            yield from _blocks(path, lines[start + 1 : i], context)
+            block = lines[start + 1 : i]
+            if not any(SAID_BEFORE in line.text for line in block):
+                yield from _blocks(path, block, context)
             i += 1
         elif heading := _heading(lines, start):
             headings = [each for each in headings if each[0] < heading[0]] + [heading]

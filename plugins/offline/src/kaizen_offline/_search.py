@@ -33,6 +33,7 @@ __all__ = ["Evidence", "Findings", "search"]
 
 _MAX_PASSAGES = 30_000
 _MAX_SECONDS = 10.0
+_SHORT_QUESTION = 20
 _CANDIDATES = 40
 _IN_HEADING = 0.8
 _IN_PARAGRAPH = 0.6
@@ -113,6 +114,14 @@ def search(question: str, texts: Iterable[Text], *, limit: int = 12) -> Findings
         best = index.best(wanted, _CANDIDATES)
     found = _ranked(question, weights, [(units[i], rank) for i, rank in best])
     return Findings(question=question, weights=weights, evidence=tuple(found[:limit]))
+
+
+def _asks(sentence: Sentence, question: str) -> bool:
+    """Whether a sentence holds the very question: it asks, and does not answer."""
+    asked = " ".join(question.casefold().split())
+    if len(asked) <= _SHORT_QUESTION:
+        return False
+    return asked in " ".join(sentence.text.casefold().split())
 
 
 def _cut(texts: Iterable[Text]) -> list[Passage]:
@@ -234,6 +243,7 @@ def _ranked(
         _Row(number, sentence, rank)
         for number, (passage, rank) in enumerate(best)
         for sentence in sentences(passage)
+        if not _asks(sentence, question)
     ]
     if not rows:
         return []
