@@ -209,7 +209,8 @@ async def test_the_installed_plugin_brings_both_models() -> None:
 
 async def test_importing_the_plugin_loads_no_database_and_no_parser() -> None:
     code = (
-        "import kaizen, sys; before = set(sys.modules); import kaizen_offline; "
+        "import kaizen, sys; [getattr(kaizen, name) for name in kaizen.__all__]; "
+        "before = set(sys.modules); import kaizen_offline; "
         "print(sorted(m for m in set(sys.modules) - before if 'kaizen_offline' not in m))"
     )
 

@@ -330,8 +330,9 @@ async def test_the_question_itself_and_earlier_answers_are_no_evidence(
 ) -> None:
     question = "Which day is the brass band practice?"
     (tmp_path / "README.md").write_text(
-        f'# Try it\n\n```console\nask "{question}"\n```\n\n```text\nThe brass band practice '
-        "is on Monday. (extracted by the offline model, which is not a language model)\n```\n",
+        f'# Try it\n\n```console\nask "{question}"\n```\n\n```text\nThe brass band '
+        "practice is on Monday. (extracted by the offline model, which is not a language "
+        "model)\n```\n",
         encoding="utf-8",
     )
     (tmp_path / "band.md").write_text(
