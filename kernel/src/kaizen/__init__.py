@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kaizen._lazy import lazy_names
+from kaizen._lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
     from kaizen._sync import run_sync
@@ -286,7 +286,7 @@ __all__ = [
     "tool",
 ]
 
-__getattr__ = lazy_names(
+__getattr__ = _lazy_names(
     __name__,
     {
         "_sync": ("run_sync",),

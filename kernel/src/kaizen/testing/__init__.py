@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kaizen._lazy import lazy_names
+from kaizen._lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
     from kaizen.testing._model import Call, Line, ScriptedModel
@@ -25,7 +25,7 @@ __all__ = [
     "ScriptedModel",
 ]
 
-__getattr__ = lazy_names(
+__getattr__ = _lazy_names(
     __name__,
     {
         "_model": ("Call", "Line", "ScriptedModel"),
