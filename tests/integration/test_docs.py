@@ -9,7 +9,8 @@ import pytest
 from kaizen import AgentConfig, BaseAgent, KaizenConfig, Kernel, ToolSpec, errors, ports
 from pydantic import BaseModel
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
@@ -102,6 +103,17 @@ async def test_every_built_in_tool_is_listed_with_what_it_does_to_the_world() ->
     explained = rows("tools.md", "## Tools that plugins offer")
 
     assert {tuple(cells[:1] + cells[2:]) for cells in explained} == set(map(told, specs))
+
+
+def test_the_places_that_the_readme_shows_are_those_where_it_stands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    shown = re.findall(r"^  (\S+):(\d+)\n    (.+)$", readme, re.MULTILINE)
+
+    assert len(shown) > 1
+    for path, line, quote in shown:
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        assert quote in lines[int(line) - 1], f"ask again, and paste what {path} gives"
 
 
 def told(spec: ToolSpec) -> tuple[str, ...]:
