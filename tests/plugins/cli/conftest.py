@@ -71,6 +71,7 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self.seen = ""
+        self._position = 0
         self._master, slave = os.openpty()
         termios.tcsetwinsize(slave, (40, 100))
         self._process = subprocess.Popen(
@@ -85,11 +86,20 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def wait_for(self, text: str, *, times: int = 1) -> None:
-        """Read until a text has been seen so many times."""
+    def wait_for(self, text: str, *, again: str = "") -> None:
+        """Read until a text comes, behind what was waited for before.
+
+        Args:
+            text: What is to come.
+            again: What is typed once more after a second in which nothing came: a line
+                that is being edited may miss a signal between two keys.
+        """
         end = monotonic() + DEADLINE_S
-        while self.seen.count(text) < times:
+        while (found := self.seen.find(text, self._position)) < 0:
+            if again and not self._is_readable(1.0):
+                self.type(again)
             assert self._read(end), f"{text!r} did not come; there was {self.seen!r}"
+        self._position = found + len(text)
 
     def finish(self) -> int:
         """Read to the end and return the exit code."""
@@ -104,8 +114,11 @@ class Terminal:
         self._process.wait(DEADLINE_S)
         os.close(self._master)
 
+    def _is_readable(self, seconds: float) -> bool:
+        return bool(select.select([self._master], [], [], seconds)[0])
+
     def _read(self, end: float) -> bool:
-        ready, _, _ = select.select([self._master], [], [], max(0.0, end - monotonic()))
+        ready = self._is_readable(max(0.0, end - monotonic()))
         assert ready, f"nothing more came after {self.seen!r}"
         try:
             data = os.read(self._master, 65_536)

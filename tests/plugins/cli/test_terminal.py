@@ -141,7 +141,7 @@ def test_a_conversation_is_held_and_ctrl_d_ends_it(
 
     terminal.type("Hello\n")
     terminal.wait_for("echo: Hello")
-    terminal.wait_for("> ", times=2)
+    terminal.wait_for("> ")
     terminal.type(CTRL_D)
 
     assert terminal.finish() == 0
@@ -156,7 +156,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(
     terminal.wait_for("turn 1")
     terminal.type(CTRL_C)
     terminal.wait_for("(stopped)")
-    terminal.wait_for("> ", times=2)
+    terminal.wait_for("> ")
     terminal.type("/exit\n")
 
     assert terminal.finish() == 0
@@ -171,9 +171,10 @@ def test_ctrl_c_at_the_prompt_begins_a_new_line(
     terminal.type("half a th")
     terminal.wait_for("half a th")
     terminal.type(CTRL_C)
-    terminal.wait_for("> ", times=2)
+    terminal.wait_for("> ", again=CTRL_C)
     terminal.type("whole\n")
-    terminal.wait_for("> ", times=3)
+    terminal.wait_for("echo: whole")
+    terminal.wait_for("> ")
     terminal.type(CTRL_D)
 
     assert terminal.finish() == 0
@@ -186,7 +187,7 @@ def test_long_lines_of_a_reply_break_between_words(
     terminal = chat(on_terminal, sample, "long")
 
     terminal.type("Hello\n")
-    terminal.wait_for("> ", times=2)
+    terminal.wait_for("> ")
     terminal.type(CTRL_D)
 
     assert terminal.finish() == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ __all__ = ["Chat", "chat"]
 
 PROMPT = "> "
 MAX_MESSAGE = 1_000_000
+WAIT_S = 0.2
 HELP = """/help   show this
 /tools  list the tools that the model may use
 /exit   leave, as Ctrl+D does
@@ -170,7 +172,11 @@ class _Conversation:
         """Answer one message; say whether that worked."""
         self._answering = True
         try:
-            reply = self._portal.start_task_soon(self._answer, message).result()
+            answer = self._portal.start_task_soon(self._answer, message)
+            # A signal that comes just before a wait is only heard at the wait's end.
+            while not wait([answer], timeout=WAIT_S).done:
+                pass
+            reply = answer.result()
         except AgentInterrupted:
             self._terminal.note("(stopped)")
             return True
