@@ -16,6 +16,7 @@ from kaizen import (
     BaseHook,
     Checkpoint,
     CheckpointEvent,
+    CheckpointStore,
     HookContext,
     HookEvent,
     HookManager,
@@ -37,8 +38,10 @@ from kaizen import (
 from kaizen.errors import (
     AgentCreationError,
     AgentTimeoutError,
+    CheckpointSaveError,
     ConfigurationError,
     ConvergenceError,
+    HookExecutionError,
     InitializationError,
     InputError,
     ModelError,
@@ -47,7 +50,7 @@ from kaizen.errors import (
     ToolRefusedError,
     UnknownNameError,
 )
-from kaizen.runlog import ToolFinished, fold
+from kaizen.runlog import ToolFinished, decode, fold
 from kaizen.testing import (
     Call,
     MemoryCheckpointStore,
@@ -1099,9 +1102,6 @@ async def test_a_thousand_runs_at_once_do_not_disturb_each_other(
 async def test_the_log_is_on_disk_before_each_effect_and_folds_to_the_run(
     model: ScriptedModel,
 ) -> None:
-    from kaizen import CheckpointStore
-    from kaizen.runlog import decode
-
     store = MemoryCheckpointStore()
     at_effect: list[str] = []
 
@@ -1133,6 +1133,59 @@ async def test_the_log_is_on_disk_before_each_effect_and_folds_to_the_run(
     assert [mark.description for mark in state.marks] == ["halfway"]
     assert state.outputs == {"answer": "done"}
     assert not state.pending
+
+
+async def test_tools_that_run_at_once_share_one_durable_log(model: ScriptedModel) -> None:
+    class Slow(MemoryCheckpointStore):
+        async def append(
+            self, run_id: str, entries: Any, *, token: int | None = None
+        ) -> None:
+            await anyio.lowlevel.checkpoint()
+            await super().append(run_id, entries, token=token)
+            await anyio.lowlevel.checkpoint()
+
+    class StorePlugin:
+        @hookimpl
+        def contribute(self, registry: Any) -> None:
+            registry.add(CheckpointStore, "slow", Slow)
+
+    model.say([Call("add", {"a": n, "b": n}) for n in range(8)], "done")
+    options: Any = {"discover": False, "config_file": False, "environ": {}}
+    config = {"default_provider": "scripted", "checkpoint_store": "slow"}
+    plugins = [ModelPlugin(model), StorePlugin]
+    async with Kernel(plugins=plugins, config=config, **options) as kernel:
+        agent = BaseAgent(signature=Question, tools=[add], kernel=kernel)
+        result = await agent.run(question="?")
+        store = await kernel.get(CheckpointStore, "slow")  # type: ignore[type-abstract]
+        state = fold(decode(each) for each in await store.read(result.run_id))
+    assert state.tool_calls == 8
+    assert state.status == "completed"
+
+
+async def test_middleware_that_forgets_to_return_is_told_so(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    class Forgetful:
+        @hookimpl
+        async def wrap_model_call(self, request: Any, call_next: Any) -> None:
+            await call_next(request)
+
+    model.say("lost")
+    agent = BaseAgent(signature=Question, hooks=[Forgetful()], kernel=kernel)
+    with pytest.raises(
+        HookExecutionError, match="returned 'NoneType' instead of 'ModelReply'"
+    ):
+        await agent.run(question="?")
+
+
+async def test_a_provider_that_returns_nothing_is_named(
+    kernel: Kernel, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(request: Any) -> None: ...
+
+    monkeypatch.setattr(model, "complete", nothing)
+    with pytest.raises(ModelError, match="provider 'scripted' answered with 'NoneType'"):
+        await BaseAgent(signature=Question, kernel=kernel).run(question="?")
 
 
 async def test_a_checkpoint_is_an_operation_like_the_others(
@@ -1173,9 +1226,6 @@ async def test_a_checkpoint_is_an_operation_like_the_others(
 async def test_a_store_that_fails_stops_the_run_before_the_effect(
     model: ScriptedModel,
 ) -> None:
-    from kaizen import CheckpointStore
-    from kaizen.errors import CheckpointSaveError
-
     class Full(MemoryCheckpointStore):
         async def append(
             self, run_id: str, entries: Any, *, token: int | None = None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from anyio import CancelScope, current_time
 
 from kaizen._bounded import stepped
+from kaizen.errors import HookExecutionError
 from kaizen.events import Event
 from kaizen.hooks import HookManager, Implementation
 
@@ -51,6 +52,7 @@ def compile_operation(
     work: Callable[[Request], Awaitable[Reply]],
     managers: Sequence[HookManager],
     make_event: MakeEvent,
+    gives: type[Reply] | None = None,
 ) -> Callable[[Request], Awaitable[Reply]]:
     """Return an operation with all its hooks; without any, the work itself.
 
@@ -59,13 +61,15 @@ def compile_operation(
         work: What it does when no hook changes it.
         managers: Whose hooks take part, the kernel's before the agent's at equal order.
         make_event: Makes what observers are told.
+        gives: What the operation gives; middleware that returns something else, such as
+            nothing since it forgot its `return`, is an error.
     """
     chain = work
     links = _ordered(f"wrap_{name}", managers)
     for each, manager in reversed(links):
         chain = _link(each, chain, trace=manager.trace)
     if links:
-        chain = _with_notes(chain, work, [each for each, _ in links])
+        chain = _checked(chain, work, [each for each, _ in links], gives or object)
     before = observers(f"pre_{name}", managers)
     after = observers(f"post_{name}", managers)
     if not before and not after:
@@ -125,18 +129,19 @@ def _link(
     return lambda _request: function()
 
 
-def _with_notes(
+def _checked(
     chain: Callable[[Request], Awaitable[Reply]],
     work: Callable[[Request], Awaitable[Reply]],
     links: Sequence[Implementation],
+    gives: type[object],
 ) -> Callable[[Request], Awaitable[Reply]]:
-    """Let an error that a middleware raised say whose it was."""
+    """Check what middleware returns, and let an error that it raised say whose it was."""
     owners = {getattr(each.function, "__code__", None): each for each in links}
     inside = getattr(work, "__code__", None)
 
     async def run(request: Request) -> Reply:
         try:
-            return await chain(request)
+            reply = await chain(request)
         except Exception as error:
             raised_by = None
             for frame, _ in walk_tb(error.__traceback__):
@@ -148,6 +153,13 @@ def _with_notes(
                     f"raised by plugin {raised_by.plugin!r} in hook {raised_by.hook!r}"
                 )
             raise
+        if isinstance(reply, gives):
+            return reply
+        raise HookExecutionError(
+            f"hook {links[0].hook!r} of {' or '.join(repr(each.plugin) for each in links)}",
+            f"returned {type(reply).__name__!r} instead of {gives.__name__!r}",
+            "Write `return await call_next(…)`.",
+        )
 
     return run
 

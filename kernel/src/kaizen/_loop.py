@@ -18,6 +18,7 @@ from kaizen.errors import (
     AgentInterrupted,
     AgentTimeoutError,
     KaizenError,
+    ModelError,
     RunError,
     ToolArgumentsError,
     ToolError,
@@ -50,7 +51,7 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import DangerLevel, ToolCall, ToolContext, ToolResult
+from kaizen.tools import DangerLevel, Tool, ToolCall, ToolContext, ToolResult
 
 __all__ = [
     "agent_loop",
@@ -66,6 +67,7 @@ __all__ = [
 MAX_REPLY_CHARS = 1_000_000
 MAX_ARGUMENT_CHARS = 1_000_000
 MAX_TOOL_CALLS = 128
+MAX_ID_CHARS = 256
 CLEANUP_S = 5.0
 _NOTHING = Usage()
 Value = TypeVar("Value")
@@ -81,9 +83,7 @@ async def execute(run: Run) -> Result:
     request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run.inputs)
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
-    _end(run, "completed", result.outputs)
-    if run.plan.store is not None:
-        await run.log.commit()
+    await _completed(run, result.outputs)
     return result
 
 
@@ -91,10 +91,19 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
     """Carry out a run that asks no model and only calls tools."""
     _begin(run, "")
     value = await _guarded(run, calls())
-    _end(run, "completed")
-    if run.plan.store is not None:
-        await run.log.commit()
+    await _completed(run)
     return value
+
+
+async def _completed(run: Run, outputs: Mapping[str, Any] | None = None) -> None:
+    _end(run, "completed", outputs)
+    if run.plan.store is None:
+        return
+    try:
+        await run.log.commit()
+    except Exception as error:
+        run.result, run.error = None, error
+        raise
 
 
 async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
@@ -197,6 +206,11 @@ async def model_call(request: ModelRequest) -> ModelReply:
         reply = await _stream(run, request)
     else:
         reply = await plan.provider.complete(request)
+    if not isinstance(reply, ModelReply):
+        raise ModelError(
+            plan.provider_name,
+            f"answered with {type(reply).__name__!r} instead of a ModelReply",
+        )
     run._uncharged = reply
     return reply
 
@@ -219,7 +233,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
         )
     arguments = call.arguments
     if run._validated.pop(call.id, None) is not arguments:
-        arguments = tool.validate(arguments)
+        arguments = _validated(tool, arguments)
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -290,7 +304,7 @@ async def call_tool(
         tool = plan.tools.get(name)
         if tool is None:
             raise UnknownNameError("tool", name[:64], plan.tools)
-        validated = tool.validate(_parse_arguments(name, arguments))
+        validated = _validated(tool, _parse_arguments(name, arguments))
         run._validated[call_id] = validated
         call = ToolCall(
             id=call_id,
@@ -454,17 +468,14 @@ def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
     """Return a reply whose calls are not too many and have ids that no other call has."""
     uses = reply.tool_uses
     known = run.log.state.call_ids
-    if len(uses) == 1 and uses[0].id and uses[0].id not in known:
-        return reply
-    ids = {use.id for use in uses}
-    if len(ids) == len(uses) <= MAX_TOOL_CALLS and "" not in ids and known.isdisjoint(ids):
+    if len(uses) == 1 and 0 < len(uses[0].id) <= MAX_ID_CHARS and uses[0].id not in known:
         return reply
     taken = set(known)
     distinct = []
     for use in uses[:MAX_TOOL_CALLS]:
         call_id = use.id
         number = len(taken)
-        while not call_id or call_id in taken:
+        while not 0 < len(call_id) <= MAX_ID_CHARS or call_id in taken:
             number += 1
             call_id = f"call_{number}"
         taken.add(call_id)
@@ -489,6 +500,18 @@ def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[s
     raise ToolArgumentsError(
         f"the arguments for tool {name!r}", problem, "Send one JSON object."
     )
+
+
+def _validated(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return tool.validate(arguments)
+    except KaizenError:
+        raise
+    except Exception as error:
+        raise ToolError(
+            f"tool {tool.spec.name!r}",
+            f"could not check its arguments: {type(error).__name__}: {error}",
+        ) from error
 
 
 def _as_text(value: Any, limit: int) -> str:

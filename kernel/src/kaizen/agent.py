@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from os import urandom
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -28,8 +29,8 @@ from kaizen.events import (
     ToolCallEvent,
 )
 from kaizen.hooks import HookManager
-from kaizen.messages import Message, OutputSpec
-from kaizen.operations import Result
+from kaizen.messages import Message, ModelReply, OutputSpec
+from kaizen.operations import Checkpoint, CycleResult, Result
 from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
 from kaizen.run import MAX_DEPTH, Plan, Run, running
 from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from kaizen.kernel import Kernel
 
 __all__ = ["BaseAgent", "RunStream"]
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 _SINGLE_SHOT = SingleShot()
 _MULTI_CYCLE = MultiCycle()
@@ -383,6 +387,7 @@ class BaseAgent:
         native = profile.structured_output and config.strict_outputs
         prompt = signature.system_prompt if native else signature.prompted_system_prompt
         offered = () if isinstance(strategy, SingleShot) else tools.values()
+        compiled = partial(_compiled, managers)
         return Plan(
             version=version,
             kernel=kernel,
@@ -400,18 +405,12 @@ class BaseAgent:
             opening=(Message(role="system", content=prompt, origin="signature"),),
             grants=self._grants,
             new_scope=type(anyio.CancelScope()),
-            agent_loop=compile_operation(
-                "agent_loop", _loop.agent_loop, managers, _maker(AgentLoopEvent)
-            ),
-            cycle=compile_operation("cycle", _loop.cycle, managers, _maker(CycleEvent)),
-            model_call=compile_operation(
-                "model_call", _loop.model_call, managers, _maker(ModelCallEvent)
-            ),
-            tool_call=compile_operation(
-                "tool_call", _loop.tool_call, managers, _maker(ToolCallEvent)
-            ),
-            checkpoint_save=compile_operation(
-                "checkpoint_save", _loop.checkpoint_save, managers, _maker(CheckpointEvent)
+            agent_loop=compiled("agent_loop", _loop.agent_loop, AgentLoopEvent, Result),
+            cycle=compiled("cycle", _loop.cycle, CycleEvent, CycleResult),
+            model_call=compiled("model_call", _loop.model_call, ModelCallEvent, ModelReply),
+            tool_call=compiled("tool_call", _loop.tool_call, ToolCallEvent, ToolResult),
+            checkpoint_save=compiled(
+                "checkpoint_save", _loop.checkpoint_save, CheckpointEvent, Checkpoint
             ),
             pre_interrupt=observers("pre_interrupt", managers),
             post_interrupt=observers("post_interrupt", managers),
@@ -579,6 +578,16 @@ def _output_spec(signature: Any, *, strict: bool) -> OutputSpec | None:
         return None
     schema = signature.output_schema if strict else signature.legacy_output_schema
     return OutputSpec(name=signature.name, schema=schema, strict=strict)
+
+
+def _compiled(
+    managers: Sequence[HookManager],
+    name: str,
+    work: Callable[[Request], Awaitable[Reply]],
+    event: Any,
+    gives: type[Reply],
+) -> Callable[[Request], Awaitable[Reply]]:
+    return compile_operation(name, work, managers, _maker(event), gives)
 
 
 def _maker(kind: Any) -> MakeEvent:

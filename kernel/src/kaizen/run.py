@@ -323,9 +323,11 @@ class Run:
             if self._done is None:
                 self._done = anyio.Event()
             await self._done.wait()
-        if self.result is None:
-            raise self.error or RunError(f"run {self.id!r}", "was cancelled")
-        return self.result
+        if self.result is not None:
+            return self.result
+        if isinstance(self.error, Exception):
+            raise self.error
+        raise RunError(f"run {self.id!r}", "was cancelled")
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]:
         subscription, self._subscription = self._subscription, None
