@@ -106,10 +106,10 @@ class Text:
             self._line.append(f"[{attributes['alt'][:_MAX_LINK_TEXT]}]")
 
     def end(self, tag: str) -> None:
-        if self._open.get(tag):
-            self._open[tag] -= 1
         if tag in _BLOCKS and not self._hidden:
             self._end_line(apart=tag in _APART)
+        if self._open.get(tag):
+            self._open[tag] -= 1
 
     def data(self, text: str) -> None:
         if self._open.get("title") and not self._open.get("svg"):

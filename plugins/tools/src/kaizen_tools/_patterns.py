@@ -19,8 +19,8 @@ class Pattern:
         self._compiled = compiled
 
     def matches(self, text: str) -> bool:
-        """Say whether the whole text fits."""
-        return self._compiled.fullmatch(text) is not None
+        """Say whether a whole path fits."""
+        return self._compiled.fullmatch(text.lstrip("/")) is not None
 
     def find(self, data: bytes, position: int) -> int | None:
         """Return where the first match at or after a position begins."""

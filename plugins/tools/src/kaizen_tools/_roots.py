@@ -154,22 +154,23 @@ class Roots:
     def starts(self, path: str) -> list[tuple[Place, str]]:
         """Return where a search of a path begins, and what is put before what it finds.
 
-        That is the path itself; or, for a directory that is not inside a root, the roots
-        below it, and for the working directory all of them. No root is searched twice.
+        That is the path itself; or, for a directory below the working directory that is
+        not inside a root, the roots in it; or, for the working directory, all of them. No
+        root is searched twice.
 
         Raises:
             ToolError: The path is outside the roots, and so is all below it.
         """
-        parts = self._absolute(path)
+        parts, base = self._absolute(path), _parts(str(self._directory))
         starts: list[tuple[Place, str]] = []
         if any(root.below(parts) is not None for root in self._roots):
             starts.append((self.locate(path), ""))
-        everything = parts == _parts(str(self._directory))
+        everything = parts == base
         if starts and not everything:
             return starts
         covered = [parts] if starts else []
         for root in sorted(self._roots, key=lambda each: len(each.parts)):
-            here = root.parts[: len(parts)] == parts
+            here = root.parts[: len(parts)] == parts and parts[: len(base)] == base
             if root.below(parts) is not None or not (here or everything):
                 continue
             if any(root.parts[: len(each)] == each for each in covered):

@@ -101,13 +101,14 @@ class Shell:
         running: Running | None = None
         try:
             try:
-                arguments = self._arguments(command, root.descriptor, reporter)
-                process = await anyio.open_process(
-                    arguments,
-                    env=self._environment(home),
-                    start_new_session=True,
-                    pass_fds=(root.descriptor, reporter),
-                )
+                # A supervisor that is killed while it starts could leave a command behind.
+                with anyio.CancelScope(shield=True):
+                    process = await anyio.open_process(
+                        self._arguments(command, root.descriptor, reporter),
+                        env=self._environment(home),
+                        start_new_session=True,
+                        pass_fds=(root.descriptor, reporter),
+                    )
             finally:
                 os.close(reporter)
             running = Running(process, report, self._settings, self._max_chars)

@@ -1,0 +1,383 @@
+"""Shell commands: what they get, what they are kept from, and that they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+from anyio.to_thread import run_sync
+from kaizen.errors import ToolError
+
+pytestmark = pytest.mark.anyio
+
+Toolbox: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
+QUICK = {"grace_s": 0.2}
+
+
+def count_in(folder: Path | str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+def exists(path: Path) -> bool:
+    return path.exists()
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that waits to be reaped by init does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+async def pid_from(pipe: Path) -> int:
+    """Wait until a command has written a process id to a named pipe."""
+    with anyio.fail_after(10):
+        text = await run_sync(
+            lambda: pipe.read_text(encoding="utf-8"), abandon_on_cancel=True
+        )
+    return int(text)
+
+
+async def test_a_command_gives_exit_code_and_outputs(toolbox: Toolbox) -> None:
+    async with toolbox() as call:
+        result = await call("bash_command", command="echo out; echo err >&2; exit 3")
+        killed = await call("bash_command", command="kill -KILL $$")
+
+    assert result == {
+        "exit_code": 3,
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "truncated": False,
+        "timed_out": False,
+    }
+    assert killed["exit_code"] == 137
+
+
+async def test_a_command_runs_in_the_first_root_that_is_a_directory(
+    toolbox: Toolbox, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "first").mkdir()
+
+    async with toolbox(roots=["a.txt", "first", "."]) as call:
+        result = await call("bash_command", command="pwd")
+    async with toolbox(roots=["a.txt"]) as call:
+        with pytest.raises(ToolError, match="has no directory to run in"):
+            await call("bash_command", command="pwd")
+
+    assert result["stdout"] == f"{tmp_path}/first\n"
+
+
+async def test_a_command_sees_a_clean_environment_and_a_home_of_its_own(
+    toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "sk-secret")
+    monkeypatch.setenv("WANTED", "yes")
+    monkeypatch.setenv("BASH_ENV", "/dev/null")
+
+    async with toolbox(bash={"env": ["WANTED", "UNSET"]}) as call:
+        result = await call(
+            "bash_command", command="touch $HOME/x; stat -c %a $HOME; env -0"
+        )
+        names = {
+            line.partition("=")[0] for line in result["stdout"][4:].split("\0") if line
+        }
+        home = result["stdout"].partition("HOME=")[2].partition("\0")[0]
+
+    assert names == {"PATH", "LANG", "HOME", "TMPDIR", "WANTED", "PWD", "SHLVL", "_"}
+    assert result["stdout"].startswith("700\n")
+    assert "sk-secret" not in json.dumps(result)
+    assert not exists(Path(home))
+
+
+async def test_a_command_inherits_no_descriptor_and_no_input(toolbox: Toolbox) -> None:
+    opened = os.open("/etc/hostname", os.O_RDONLY)
+    os.set_inheritable(opened, True)
+    try:
+        async with toolbox() as call:
+            result = await call("bash_command", command="ls /proc/self/fd | wc -l; cat")
+    finally:
+        os.close(opened)
+
+    assert result["stdout"] == "4\n"
+
+
+@pytest.mark.parametrize("command", ["-c", "--version", "-x; echo -"])
+async def test_a_command_is_never_an_option_of_the_shell(
+    toolbox: Toolbox, command: str
+) -> None:
+    async with toolbox() as call:
+        result = await call("bash_command", command=command)
+
+    assert "command not found" in result["stderr"]
+
+
+@pytest.mark.parametrize("command", ["a\0b", "x" * 100_001])
+async def test_a_command_that_cannot_be_passed_is_explained(
+    toolbox: Toolbox, command: str
+) -> None:
+    async with toolbox() as call:
+        with pytest.raises(ToolError, match="contains a NUL or is over 100000 bytes"):
+            await call("bash_command", command=command)
+
+
+async def test_a_shell_that_is_missing_is_explained(toolbox: Toolbox) -> None:
+    async with toolbox(bash={"shell": "/no/such/shell"}) as call:
+        result = await call("bash_command", command="true")
+
+    assert result["exit_code"] == 126
+    assert "could not be started" in result["stderr"]
+
+
+async def test_a_flood_is_cut_in_the_middle(toolbox: Toolbox) -> None:
+    command = "echo begin; seq 200000; echo end; seq 90000 >&2"
+
+    async with toolbox(max_output_chars=10_000) as call:
+        result = await call("bash_command", command=command)
+
+    assert result["truncated"] is True
+    assert result["stdout"].startswith("begin\n1\n2\n")
+    assert result["stdout"].endswith("\n200000\nend\n")
+    assert "[cut: the middle of the output is not shown]" in result["stdout"]
+    assert result["stderr"].endswith("\n90000\n")
+    assert len(json.dumps(result, ensure_ascii=False)) <= 10_000
+
+
+async def test_a_flood_without_end_stops_the_command(toolbox: Toolbox) -> None:
+    async with toolbox(bash={**QUICK, "max_output_bytes": 1_000_000}) as call:
+        with anyio.fail_after(20):
+            result = await call("bash_command", command="yes", timeout_s=60)
+
+    assert result["stderr"].endswith("[stopped: it wrote over 1000000 bytes]")
+    assert result["truncated"] is True
+    assert result["timed_out"] is False
+
+
+async def test_output_that_is_no_text_is_shown_as_far_as_it_goes(toolbox: Toolbox) -> None:
+    async with toolbox() as call:
+        result = await call("bash_command", command=r"printf 'a\xff\x00b\x1b'")
+
+    assert result["stdout"] == "a\ufffd\0b\x1b"
+
+
+async def test_a_command_that_takes_too_long_is_ended(toolbox: Toolbox) -> None:
+    async with toolbox(bash=QUICK) as call:
+        with anyio.fail_after(20):
+            result = await call(
+                "bash_command", command="echo before; sleep 60", timeout_s=0.3
+            )
+
+    assert result["timed_out"] is True
+    assert result["exit_code"] == 143
+    assert result["stdout"] == "before\n"
+
+
+async def test_the_settings_bound_the_time_that_a_model_asks_for(toolbox: Toolbox) -> None:
+    async with toolbox(bash={**QUICK, "timeout_s": 0.3}) as call:
+        with anyio.fail_after(20):
+            result = await call("bash_command", command="sleep 60", timeout_s=9_999)
+
+    assert result["timed_out"] is True
+
+
+async def test_a_command_may_clean_up_before_it_is_killed(toolbox: Toolbox) -> None:
+    command = "trap 'echo cleaned; exit 5' TERM; sleep 60 & wait"
+
+    async with toolbox(bash={"grace_s": 10}) as call:
+        with anyio.fail_after(20):
+            result = await call("bash_command", command=command, timeout_s=0.5)
+
+    assert (result["exit_code"], result["stdout"]) == (5, "cleaned\n")
+
+
+ESCAPES = {
+    "in the background": "sleep 60 & echo $! >pid; exit 0",
+    "without a hangup": "nohup sleep 60 >/dev/null 2>&1 & echo $! >pid; exit 0",
+    "in a session of its own": "setsid sh -c 'echo $$ >pid; exec sleep 60' & sleep 60",
+    "as a daemon": "(setsid sh -c '(echo $$ >pid; exec sleep 60) &' &) ; sleep 60",
+    "as a daemon without environment": (
+        "(env -i setsid sh -c 'echo $$ >pid; exec sleep 60' &); sleep 60"
+    ),
+    "deaf to SIGTERM": "trap '' TERM INT HUP; echo $$ >pid; while :; do sleep 1; done",
+    "stopped": "echo $$ >pid; kill -STOP $$; sleep 60",
+    "behind its supervisor's back": "echo $$ >pid; kill -KILL $PPID; sleep 60",
+    "its supervisor killed": "sleep 60 & echo $! >pid; kill -KILL $PPID; wait",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+async def test_nothing_that_a_command_starts_outlives_it(
+    toolbox: Toolbox, tmp_path: Path, escape: str
+) -> None:
+    async with toolbox(bash=QUICK) as call:
+        with anyio.fail_after(20):
+            await call("bash_command", command=ESCAPES[escape], timeout_s=1)
+
+    assert not alive(int((tmp_path / "pid").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "escape", ["in a session of its own", "deaf to SIGTERM", "stopped"]
+)
+async def test_a_command_that_is_cancelled_is_gone(
+    toolbox: Toolbox, tmp_path: Path, escape: str
+) -> None:
+    os.mkfifo(tmp_path / "pid")
+
+    async with toolbox(bash=QUICK) as call:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    lambda: call("bash_command", command=ESCAPES[escape], timeout_s=60)
+                )
+                pid = await pid_from(tmp_path / "pid")
+                assert alive(pid)
+                tasks.cancel_scope.cancel()
+
+    assert not alive(pid)
+    assert zombies() == []
+
+
+def zombies() -> list[int]:
+    """Return the children of this process that wait to be reaped."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_bytes().rpartition(b")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state == b"Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+async def test_nothing_is_left_open_or_lying_about(
+    toolbox: Toolbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+
+    async with toolbox(bash=QUICK) as call:
+        await call("bash_command", command="true")
+        before = count_in("/proc/self/fd")
+        for _ in range(3):
+            await call(
+                "bash_command", command="sleep 9 & mkdir -p $HOME/a/b; touch $HOME/a/c"
+            )
+            await call("bash_command", command="sleep 60", timeout_s=0.1)
+            with anyio.move_on_after(0.1):
+                await call("bash_command", command="sleep 60")
+        after = count_in("/proc/self/fd")
+
+    assert after == before
+    assert count_in(temporary) == 0
+    assert zombies() == []
+
+
+BOMBS = {
+    "in its group": "f() { sleep 0.02; f | f & }; f; sleep 60",
+    "in sessions": """
+        f() { sleep 0.03; for _ in 1 2; do setsid bash -c "$(declare -f f); f" & done; }
+        f; sleep 60
+    """,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_a_command_that_multiplies_is_stopped(toolbox: Toolbox, bomb: str) -> None:
+    def running() -> int:
+        names = Path("/proc").glob("[0-9]*/cmdline")
+        return sum(b"sleep\x000.0" in each for each in map(contents, names))
+
+    async with toolbox(bash={"processes": 30}) as call:
+        with anyio.fail_after(30):
+            result = await call("bash_command", command=BOMBS[bomb], timeout_s=3)
+
+    assert result["exit_code"] != 0
+    assert "over 30 processes" in result["stderr"] or "fork" in result["stderr"]
+    assert running() == 0
+
+
+def contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+async def test_a_command_is_limited_in_memory_file_size_and_cpu(toolbox: Toolbox) -> None:
+    limits = {"memory_mb": 200, "file_mb": 1, "cpu_s": 1, "open_files": 20}
+    python = f"'{sys.executable}' -c"
+
+    async with toolbox(bash=limits) as call:
+        with anyio.fail_after(60):
+            memory = await call("bash_command", command=f"{python} 'bytearray(400 << 20)'")
+            file = await call("bash_command", command="head -c 2000000 /dev/zero >big")
+            cpu = await call("bash_command", command=f"{python} 'while True: pass'")
+            shown = await call("bash_command", command="ulimit -c; ulimit -n; ulimit -f")
+
+    assert "MemoryError" in memory["stderr"]
+    assert len(contents(Path("big"))) <= 1 << 20
+    assert file["exit_code"] != 0
+    assert cpu["exit_code"] in (128 + signal.SIGXCPU, 137)
+    assert shown["stdout"] == "0\n20\n1024\n"
+
+
+async def test_commands_run_side_by_side(toolbox: Toolbox, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        os.mkfifo(tmp_path / name)
+    results: list[str] = []
+
+    async def run(call: Any, command: str) -> None:
+        result = await call("bash_command", command=command)
+        results.append(result["stdout"])
+
+    async with toolbox() as call:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, call, "echo one >a; cat b")
+                tasks.start_soon(run, call, "cat a; echo two >b")
+
+    assert sorted(results) == ["one\n", "two\n"]
+
+
+async def test_commands_end_with_the_program_that_started_them(tmp_path: Path) -> None:
+    program = """
+import anyio, sys
+from kaizen.kernel import Kernel
+from kaizen.tools import Tool
+from kaizen_tools import ToolsPlugin
+
+async def main():
+    options = {"discover": False, "config_file": False, "environ": {}}
+    async with Kernel(plugins=[ToolsPlugin], **options) as kernel:
+        tool = await kernel.get(Tool, "bash_command")
+        command = "setsid sh -c 'echo $$ >pid; exec sleep 60' & sleep 60"
+        await tool.invoke(tool.validate({"command": command}), None)
+
+anyio.run(main)
+"""
+    os.mkfifo(tmp_path / "pid")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)  # noqa: ASYNC220
+    try:
+        pid = await pid_from(tmp_path / "pid")
+        watched = os.pidfd_open(pid)
+    finally:
+        process.kill()
+        process.wait()
+
+    with anyio.fail_after(15):
+        await anyio.wait_readable(watched)
+    os.close(watched)
