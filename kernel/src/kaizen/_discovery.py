@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kaizen.errors import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Candidate", "candidates", "discover", "given"]
 
@@ -20,13 +22,15 @@ class Candidate:
 
     Attributes:
         distribution: What brings it, or `""` if it was given in code.
-        source: Its entry point, its class, or the plugin itself.
+        plugin: Its class, or the plugin itself, if it was given in code.
+        point: Its entry point, if it is installed.
     """
 
     name: str
     distribution: str
     version: str
-    source: EntryPoint | type[Any] | object
+    plugin: object = None
+    point: EntryPoint | None = None
 
     def load(self) -> Any:
         """Return the plugin's class, or the plugin if it was given as an object.
@@ -34,13 +38,13 @@ class Candidate:
         Raises:
             PluginError: Its module cannot be imported, or has no such class.
         """
-        if not isinstance(self.source, EntryPoint):
-            return self.source
+        if self.point is None:
+            return self.plugin
         try:
-            return self.source.load()
+            return self.point.load()
         except Exception as error:
             raise self.error(
-                f"cannot be imported from {self.source.value!r}: "
+                f"cannot be imported from {self.point.value!r}: "
                 f"{type(error).__name__}: {error}",
                 "Reinstall it, or leave it out of `plugins`.",
             ) from error
@@ -56,6 +60,8 @@ def discover() -> list[Candidate]:
     Raises:
         PluginError: Two distributions bring plugins of one name.
     """
+    from importlib.metadata import entry_points  # slow to import, and not always needed
+
     found: dict[str, Candidate] = {}
     for point in entry_points(group=GROUP):
         distribution = point.dist.name if point.dist else ""
@@ -69,7 +75,7 @@ def discover() -> list[Candidate]:
                 "Uninstall one of them.",
             )
         found[point.name] = Candidate(
-            name=point.name, distribution=distribution, version=version, source=point
+            name=point.name, distribution=distribution, version=version, point=point
         )
     return [found[name] for name in sorted(found)]
 
@@ -83,7 +89,7 @@ def given(plugin: object) -> Candidate:
     name = getattr(plugin, "name", None)
     if not isinstance(name, str):
         name = kind.__name__.removesuffix("Plugin").lower() or kind.__name__.lower()
-    return Candidate(name=name, distribution="", version="", source=plugin)
+    return Candidate(name=name, distribution="", version="", plugin=plugin)
 
 
 def candidates(

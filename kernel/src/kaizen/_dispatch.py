@@ -218,8 +218,9 @@ async def _notify(told: tuple[Observer, ...], event: Event) -> None:
     while delivery.at < len(told):
         with CancelScope() as delivery.scope:
             await stepped(delivery.go_on(), delivery.arm)
-        if delivery.scope.cancel_called:
+        if delivery.at < len(told):
             delivery.report(TimeoutError())
+            delivery.at += 1
 
 
 class _Delivery:
@@ -247,25 +248,25 @@ class _Delivery:
 
     async def go_on(self) -> None:
         """Tell the observers that are left, up to one that runs out of time."""
-        event, scope = self._event, self.scope
-        for observer in self._told[self.at :]:
+        event, told = self._event, self._told
+        for at in range(self.at, len(told)):
+            self.at = at
+            observer = told[at]
             try:
-                outcome = observer.call(event)
-                if observer.is_async:
+                outcome = observer[0](event)
+                if observer[1]:
                     await outcome
             except Exception as error:  # noqa: BLE001 - observers fail open, and reported
-                if not scope.cancel_called:
+                if self._armed != at or not self.scope.cancel_called:
                     self.report(error)
-                    continue
-            if scope.cancel_called:
+            if self._armed == at and self.scope.cancel_called:
                 return
-            self.at += 1
+        self.at = len(told)
 
     def report(self, error: Exception) -> None:
-        """Report the observer whose turn it is, and go on to the next."""
+        """Report the observer whose turn it is."""
         observer = self._told[self.at]
         observer.manager.report(observer.manager.failure(observer.implementation, error))
-        self.at += 1
 
 
 def _traced_observer(

@@ -271,7 +271,7 @@ class Run:
         )
         self.log.append(entry)
 
-    async def cycle(self, added: Sequence[Message] = ()) -> CycleResult:
+    def cycle(self, added: Sequence[Message] = ()) -> Awaitable[CycleResult]:
         """Make one turn of the loop: one model call and its tool calls. For strategies.
 
         Args:
@@ -283,7 +283,7 @@ class Run:
         if self.interrupted is not None:
             raise AgentInterrupted(self.interrupted, self.id)
         self._cycle += 1
-        return await self.plan.cycle(
+        return self.plan.cycle(
             CycleRequest(
                 run_id=self.id,
                 agent_id=self.agent_id,

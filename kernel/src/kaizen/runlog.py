@@ -12,7 +12,7 @@ type, or a version that this release does not know, is refused and never guessed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from functools import cache
@@ -98,12 +98,12 @@ class RunState:
         self.started: RunStarted | None = None
         self.status: RunStatus = "running"
         self.messages: list[Message] = []
-        self.call_ids: set[str] = set()
+        self.call_ids: AbstractSet[str] = _NO_IDS
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
         self.reserved: dict[str, Decimal] = {}
-        self.marks: list[Marked] = []
-        self._charges: list[Usage] = []
+        self.marks: tuple[Marked, ...] = ()
+        self._charges: list[Usage] | None = None
         self.cost_usd: Decimal | None = None
         self.cycles = 0
         self.tool_calls = 0
@@ -113,19 +113,23 @@ class RunState:
     @property
     def usage(self) -> Usage:
         """What was consumed."""
-        charges = self._charges
+        charges = self._charges or []
         if len(charges) > 1:
             charges[:] = [sum(charges[1:], charges[0])]
         return charges[0] if charges else _NOTHING
 
     def charge(self, usage: Usage, cost_usd: Decimal | None) -> None:
         """Add what was consumed."""
-        self._charges.append(usage)
+        if self._charges is None:
+            self._charges = [usage]
+        else:
+            self._charges.append(usage)
         if cost_usd is not None:
             self.cost_usd = cost_usd if self.cost_usd is None else self.cost_usd + cost_usd
 
 
 _NOTHING = Usage()
+_NO_IDS: AbstractSet[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +227,8 @@ class ModelReplied(Entry):
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
-        for use in self.message.tool_uses:
-            state.call_ids.add(use.id)
+        if self.message.tool_uses:
+            state.call_ids |= {use.id for use in self.message.tool_uses}
         state.charge(self.usage, self.cost_usd)
 
 
@@ -423,7 +427,7 @@ class Marked(Entry):
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, state: RunState) -> None:
-        state.marks.append(self)
+        state.marks += (self,)
 
 
 @quick_init
