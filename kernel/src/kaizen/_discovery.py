@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kaizen._records import record
 from kaizen.errors import PluginError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["Candidate", "candidates", "discover", "given"]
 GROUP = "kaizen.plugins"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Candidate:
     """A plugin that could be enabled.
 

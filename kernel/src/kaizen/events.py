@@ -7,10 +7,9 @@ that what the first puts there the second finds; it starts as a copy of the run'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kaizen._records import quick_init
+from kaizen._records import record
 from kaizen.interrupts import InterruptReason
 from kaizen.messages import ModelReply, ModelRequest
 from kaizen.operations import (
@@ -39,8 +38,7 @@ __all__ = [
 ]
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event:
     """What every event says.
 
@@ -62,8 +60,7 @@ class Event:
     error: BaseException | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AgentInitEvent(Event):
     """An agent is used for the first time with a kernel."""
 
@@ -73,8 +70,7 @@ class AgentInitEvent(Event):
     result: None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AgentLoopEvent(Event):
     """A run begins or has ended."""
 
@@ -82,8 +78,7 @@ class AgentLoopEvent(Event):
     result: Result | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CycleEvent(Event):
     """A turn of the loop begins or has ended."""
 
@@ -91,8 +86,7 @@ class CycleEvent(Event):
     result: CycleResult | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelCallEvent(Event):
     """A model is asked or has answered."""
 
@@ -100,8 +94,7 @@ class ModelCallEvent(Event):
     result: ModelReply | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolCallEvent(Event):
     """A tool is called or has returned."""
 
@@ -109,8 +102,7 @@ class ToolCallEvent(Event):
     result: ToolResult | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckpointEvent(Event):
     """A snapshot is taken or has been."""
 
@@ -118,8 +110,7 @@ class CheckpointEvent(Event):
     result: Checkpoint | None = None
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InterruptEvent(Event):
     """A run is about to stop on request, or has stopped."""
 

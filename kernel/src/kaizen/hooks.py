@@ -12,7 +12,7 @@ import logging
 import os
 import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from enum import Enum, IntEnum
 from time import time
@@ -22,6 +22,7 @@ import pluggy
 
 from kaizen import hookspecs
 from kaizen._bounded import bounded
+from kaizen._records import record
 from kaizen.errors import (
     HookError,
     HookExecutionError,
@@ -83,7 +84,7 @@ class HookEvent(Enum):
     POST_INTERRUPT = "post_interrupt"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HookContext:
     """What a handler is told.
 
@@ -110,7 +111,7 @@ class HookContext:
         return self.event_type
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HookResult:
     """What a handler may say of its work. Failure is reported; it vetoes nothing."""
 
@@ -181,7 +182,7 @@ def hookimpl(
     return mark if function is None else mark(function)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Implementation:
     """One implementation of a hook, ready to be called.
 

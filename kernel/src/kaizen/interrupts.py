@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
+
+from kaizen._records import record
 
 __all__ = ["InterruptMode", "InterruptReason", "InterruptSignal", "InterruptSource"]
 
@@ -38,7 +40,7 @@ class InterruptSignal(Enum):
     CUSTOM = "custom"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InterruptReason:
     """One request to stop a run.
 

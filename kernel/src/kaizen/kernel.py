@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable, isroutine
 from pathlib import Path
@@ -19,6 +18,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from kaizen import _discovery
 from kaizen._discovery import Candidate
+from kaizen._records import record
 from kaizen.config import (
     KaizenConfig,
     PluginSettings,
@@ -50,7 +50,7 @@ CLOSE_TIMEOUT_S = 10.0
 _LOG = logging.getLogger("kaizen")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PluginInfo:
     """What became of a plugin.
 

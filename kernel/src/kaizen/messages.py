@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from kaizen._records import quick_init
+from kaizen._records import record
 from kaizen.media import Media
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ Content: TypeAlias = str | tuple[str | Media, ...]
 """What a message says: text, or text and media in order."""
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolUse:
     """A model's proposal to call a tool. It is data, never authority.
 
@@ -48,8 +47,7 @@ class ToolUse:
     arguments: Mapping[str, Any] | str
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Message:
     """One message of a conversation.
 
@@ -76,8 +74,7 @@ class Message:
         return "\n".join(part for part in self.content if isinstance(part, str))
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Usage:
     """What was consumed. Adds up with `+`.
 
@@ -110,7 +107,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OutputSpec:
     """The structured output that a reply must have.
 
@@ -125,7 +122,7 @@ class OutputSpec:
     strict: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelSettings:
     """How a model is to answer. `None` leaves the choice to the provider.
 
@@ -141,8 +138,7 @@ class ModelSettings:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelRequest:
     """One request to a provider. Change it with `dataclasses.replace` or a `with_` method.
 
@@ -184,8 +180,7 @@ class ModelRequest:
         )
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelReply:
     """A provider's whole answer to one request.
 
@@ -206,15 +201,14 @@ class ModelReply:
     model: str = ""
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelDelta:
     """A piece of a reply that is still being written."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelProfile:
     """What a model can do.
 

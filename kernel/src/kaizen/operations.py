@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any
 
-from kaizen._records import quick_init
+from kaizen._records import record
 from kaizen.messages import Message, ModelReply, Usage
 from kaizen.tools import ToolResult
 
@@ -21,8 +21,7 @@ __all__ = [
 ]
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunRequest:
     """One whole run, about to begin.
 
@@ -35,8 +34,7 @@ class RunRequest:
     inputs: Mapping[str, Any]
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CycleRequest:
     """One turn of the loop, about to begin.
 
@@ -51,8 +49,7 @@ class CycleRequest:
     added: tuple[Message, ...] = ()
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CycleResult:
     """What came of one turn: the model's reply and the results of its tool calls.
 
@@ -69,7 +66,7 @@ class CycleResult:
         return not self.reply.tool_uses
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckpointRequest:
     """One snapshot, about to be taken."""
 
@@ -79,7 +76,7 @@ class CheckpointRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Checkpoint:
     """A mark in a run's log.
 

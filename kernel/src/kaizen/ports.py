@@ -21,9 +21,10 @@ A plugin may define ports of its own in the same way: any class serves as a key.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
+from kaizen._records import record
 from kaizen.errors import ModelError
 from kaizen.messages import ModelDelta, ModelProfile, ModelReply, ModelRequest
 from kaizen.tools import Tool
@@ -57,7 +58,7 @@ __all__ = [
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Transcript:
     """Speech as text.
 
@@ -164,7 +165,7 @@ class Strategy(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StoredEntry:
     """One entry of a run log, as a store keeps it.
 
@@ -181,7 +182,7 @@ class StoredEntry:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunRecord:
     """What a store can say of a run without reading its log.
 
@@ -251,7 +252,7 @@ class CheckpointStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Memory:
     """Something remembered.
 
@@ -303,7 +304,7 @@ class Embedder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PendingRequest:
     """A question that a run waits for.
 
@@ -325,7 +326,7 @@ class PendingRequest:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Answer:
     """What came back for a pending request.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from kaizen._records import record
 from kaizen.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["Factory", "Offer", "Registry"]
@@ -17,7 +17,7 @@ Factory: TypeAlias = Callable[[], Any] | AbstractAsyncContextManager[Any] | obje
 or an async context manager around one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Offer:
     """One implementation of a port.
 

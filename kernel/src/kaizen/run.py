@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from decimal import Decimal
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CancelScope
 
+from kaizen._records import record
 from kaizen.errors import AgentInterrupted, RunError
 from kaizen.interrupts import InterruptMode, InterruptReason
 from kaizen.messages import Message, ModelReply, ModelRequest, Usage
@@ -68,7 +68,7 @@ def leave_run() -> None:
     _CURRENT.set(None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """Everything about an agent that its runs share: worked out once, used by each.
 

@@ -12,8 +12,9 @@ type, or a version that this release does not know, is refused and never guessed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Set as AbstractSet
-from dataclasses import dataclass, field, fields
+from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import field, fields
 from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -22,7 +23,7 @@ import anyio
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from kaizen._records import quick_init
+from kaizen._records import record
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.media import Media
 from kaizen.messages import Message, Usage
@@ -132,7 +133,7 @@ _NOTHING = Usage()
 _NO_IDS: AbstractSet[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Entry:
     """One thing that a run did.
 
@@ -156,8 +157,7 @@ class Entry:
         """Change a state by what this entry says."""
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunStarted(Entry):
     """A run began.
 
@@ -183,8 +183,7 @@ class RunStarted(Entry):
         state.messages.extend(self.messages)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MessageAdded(Entry):
     """A message joined the conversation: feedback on a reply, or what steers the run."""
 
@@ -196,8 +195,7 @@ class MessageAdded(Entry):
         state.messages.append(self.message)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelRequested(Entry):
     """A model is about to be asked."""
 
@@ -211,8 +209,7 @@ class ModelRequested(Entry):
         state.cycles += 1
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelReplied(Entry):
     """A model answered."""
 
@@ -232,8 +229,7 @@ class ModelReplied(Entry):
         state.charge(self.usage, self.cost_usd)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelCharged(Entry):
     """A reply was paid for that did not join the conversation, such as a failed attempt."""
 
@@ -246,8 +242,7 @@ class ModelCharged(Entry):
         state.charge(self.usage, self.cost_usd)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolIntended(Entry):
     """A tool is about to be called. Written before the effect.
 
@@ -273,8 +268,7 @@ class ToolIntended(Entry):
         state.pending[self.call_id] = self
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolFinished(Entry):
     """A tool call has a result, be it that it was refused or cancelled."""
 
@@ -304,8 +298,7 @@ class ToolFinished(Entry):
             )
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChildEnded(Entry):
     """A run that was started inside this one has ended, and what it consumed."""
 
@@ -321,8 +314,7 @@ class ChildEnded(Entry):
         state.charge(self.usage, self.cost_usd)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Asked(Entry):
     """Somebody outside is asked, and the run waits."""
 
@@ -339,8 +331,7 @@ class Asked(Entry):
         state.questions[self.request_id] = self
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Answered(Entry):
     """An answer came, or the time for it ran out."""
 
@@ -355,8 +346,7 @@ class Answered(Entry):
         state.questions.pop(self.request_id, None)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Reserved(Entry):
     """Money was set aside before a call."""
 
@@ -369,8 +359,7 @@ class Reserved(Entry):
         state.reserved[self.reservation_id] = self.amount_usd
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Settled(Entry):
     """A reservation was settled at what the call cost, or released at zero."""
 
@@ -383,8 +372,7 @@ class Settled(Entry):
         state.reserved.pop(self.reservation_id, None)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Noted(Entry):
     """A plugin's own record, such as a decision of a gate.
 
@@ -401,8 +389,7 @@ class Noted(Entry):
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Interrupted(Entry):
     """The run was asked to stop."""
 
@@ -415,8 +402,7 @@ class Interrupted(Entry):
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Marked(Entry):
     """A checkpoint: a place to come back to."""
 
@@ -430,8 +416,7 @@ class Marked(Entry):
         state.marks += (self,)
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunEnded(Entry):
     """The run is over.
 
@@ -453,8 +438,7 @@ class RunEnded(Entry):
         state.error = self.error
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TextDelta:
     """A piece of a reply that is still being written. It is not kept in the log.
 
@@ -473,7 +457,7 @@ class TextDelta:
         return (self.seq, self.index)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Gap:
     """A slow reader missed some deltas. Entries are never missed.
 

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import from_json, to_json
 
-from kaizen._records import quick_init
+from kaizen._records import record
 from kaizen.errors import AgentCreationError, ToolArgumentsError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ Danger: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Effect:
     """What a tool does to the world.
 
@@ -157,8 +157,7 @@ class ToolSpec:
             )
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolContext:
     """Where a tool is called from.
 
@@ -202,7 +201,7 @@ class Tool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Grant:
     """Permission for one call of a tool that does not run without.
 
@@ -215,8 +214,7 @@ class Grant:
     reason: str = ""
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolCall:
     """One call of a tool, about to be made.
 
@@ -241,8 +239,7 @@ class ToolCall:
         return replace(self, grant=Grant(by=by, reason=reason))
 
 
-@quick_init
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolResult:
     """What came of one tool call.
 
