@@ -129,17 +129,16 @@ class Shell:
             "report": report,
             "grace_s": settings.grace_s,
             "processes": settings.processes,
-            "limits": {
-                "RLIMIT_CPU": settings.cpu_s,
-                "RLIMIT_AS": settings.memory_mb << 20,
-                "RLIMIT_FSIZE": settings.file_mb << 20,
-                "RLIMIT_NOFILE": settings.open_files,
-                "RLIMIT_CORE": 0,
-            },
+            "RLIMIT_CPU": settings.cpu_s,
+            "RLIMIT_AS": settings.memory_mb << 20,
+            "RLIMIT_FSIZE": settings.file_mb << 20,
+            "RLIMIT_NOFILE": settings.open_files,
+            "RLIMIT_CORE": 0,
         }
+        words = " ".join(f"{name}={value}" for name, value in order.items())
         supervisor = str(Path(__file__).with_name("_supervisor.py"))
         shell = [str(settings.shell), "-c", "--", command]
-        return [sys.executable, "-I", "-S", supervisor, json.dumps(order), *shell]
+        return [sys.executable, "-I", "-S", supervisor, words, *shell]
 
     def _environment(self, home: str) -> Mapping[str, str]:
         named = {
@@ -237,7 +236,7 @@ class Running:
             self._exit_code = int(code)
             if why == "processes":
                 self.why = why
-        elif lines[0]:
+        elif lines[0].isdigit():
             await run_sync(kill_session, int(lines[0]))
 
     def _notice(self) -> str:

@@ -1,53 +1,75 @@
 """Runs one command, and leaves nothing of it behind. A program of its own.
 
-It is started as `python -I -S _supervisor.py`, imports nothing but the standard library,
-and takes JSON with `limits`, `processes`, `grace_s`, `directory` and `report`, the last two
-being descriptors, and then the command. It stops the command when its own standard input
+It is started as `python -I -S _supervisor.py`, with an order and a command: the order is
+`name=value` pairs, as `Order` reads them. It stops the command when its own standard input
 says something or ends: when the program that started it closes it, or is gone.
 
 What the command starts stays below this process, wherever it puts itself: an orphan comes
 to the nearest subreaper above. At the end all of them are killed.
+
+Every module that is imported here delays every command: `json`, `typing` and `signal` take
+longer than the rest together.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import select
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PR_SET_CHILD_SUBREAPER = 36
-_TICK_S = 0.05
+_SIGKILL, _SIGTERM = 9, 15
+_IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
+_TICK_MS = 50
 _KILL_S = 5.0
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - starts faster
 
 
+class Order:
+    """What the program that starts this one asks for.
+
+    Attributes:
+        directory: Descriptor of the directory that the command runs in.
+        report: Descriptor to write to, first the command's process id, then its exit code
+            and why it was stopped.
+        processes: Most processes of the command.
+        grace_s: Time between SIGTERM and SIGKILL, in seconds.
+        limits: Limits of one process, by the names that `resource` has for them.
+    """
+
+    def __init__(self, text: str) -> None:
+        pairs = dict(pair.split("=") for pair in text.split())
+        self.directory = int(pairs.pop("directory"))
+        self.report = int(pairs.pop("report"))
+        self.processes = int(pairs.pop("processes"))
+        self.grace_s = float(pairs.pop("grace_s"))
+        self.limits = {name: int(value) for name, value in pairs.items()}
+
+
 def main() -> None:
     """Run the command in the arguments, and report how it ended."""
-    order = json.loads(sys.argv[1])
-    for name in ("directory", "report"):
-        os.set_inheritable(order[name], False)
+    order = Order(sys.argv[1])
+    os.set_inheritable(order.directory, False)
+    os.set_inheritable(order.report, False)
     _become_subreaper()
-    urgent = _become_urgent()
-    wake, waker = os.pipe()
-    for descriptor in (wake, waker):
-        os.set_blocking(descriptor, False)
-    signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    child = _start(order, niceness=0 if urgent else 5)
-    os.write(order["report"], f"{child}\n".encode())
+    _become_urgent()
+    try:
+        child = _start(order, sys.argv[2:])
+    except OSError as error:
+        os.write(2, f"the command could not be started: {error}\n".encode())
+        os.write(order.report, b"0\n126 \n")
+        return
+    os.write(order.report, f"{child}\n".encode())
     _close_outputs()
-    status, stopped = _wait(child, wake, order["processes"])
-    status = _clean_up(child, status, order["grace_s"] if stopped == "asked" else 0.0)
-    words = f"{_exit_code(status)} {stopped}\n"
-    os.write(order["report"], words.encode())
+    status, stopped = _wait(child, order.processes)
+    status = _clean_up(child, status, order.grace_s if stopped == "asked" else 0.0)
+    os.write(order.report, f"{_exit_code(status)} {stopped}\n".encode())
 
 
 def _become_subreaper() -> None:
@@ -57,7 +79,7 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _become_urgent() -> bool:
+def _become_urgent() -> None:
     """Run before the command does, so that it cannot keep this process from ending it.
 
     Root may do so. Others may not, but for them the limit on processes holds, which the
@@ -67,30 +89,25 @@ def _become_urgent() -> bool:
         policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(1))
     except (AttributeError, OSError):
-        return False
-    return True
+        return
 
 
-def _start(order: Mapping[str, Any], *, niceness: int) -> int:
-    """Start the command in a session of its own, with its limits."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.setsid()
-        os.nice(niceness)
-        os.fchdir(order["directory"])
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, 0)
-        for name, value in order["limits"].items():
-            _limit(getattr(resource, name), value)
-        _limit(resource.RLIMIT_NPROC, _thread_count() + order["processes"])
-        os.execve(sys.argv[2], sys.argv[2:], dict(os.environ))  # noqa: S606
-    except BaseException as error:  # noqa: BLE001 - this process is a copy, and ends here
-        os.write(2, f"the command could not be started: {error}\n".encode())
-    os._exit(126)
+def _start(order: Order, command: list[str]) -> int:
+    """Start the command in a session of its own. It inherits the limits from here."""
+    os.fchdir(order.directory)
+    for name, value in order.limits.items():
+        _limit(getattr(resource, name), value)
+    if _HAS_PROC:
+        # It counts the threads of the user, of whom there are no more than of all.
+        _limit(resource.RLIMIT_NPROC, _thread_count() + order.processes)
+    return os.posix_spawn(
+        command[0],
+        command,
+        dict(os.environ),
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        setsid=True,
+        setsigdef=_IGNORED_BY_PYTHON,
+    )
 
 
 def _limit(kind: int, value: int) -> None:
@@ -105,19 +122,22 @@ def _close_outputs() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
+    os.close(nothing)
 
 
-def _wait(child: int, wake: int, processes: int) -> tuple[int | None, str]:
+def _wait(child: int, processes: int) -> tuple[int | None, str]:
     """Wait until the command ends or has to.
 
     Returns:
         Its status, if it ended by itself; and why it has to be stopped, or `""`.
     """
     threads = _thread_count()
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    if hasattr(os, "pidfd_open"):
+        poll.register(os.pidfd_open(child), select.POLLIN)
     while True:
-        ready, _, _ = select.select([0, wake], [], [], _TICK_S)
-        if wake in ready:
-            os.read(wake, 4096)
+        ready = [descriptor for descriptor, _ in poll.poll(_TICK_MS)]
         status = _reaped(child)
         if status is not None:
             return status, ""
@@ -131,18 +151,18 @@ def _wait(child: int, wake: int, processes: int) -> tuple[int | None, str]:
 def _clean_up(child: int, status: int | None, grace_s: float) -> int:
     """End everything below this process; return the status of the command."""
     if grace_s:
-        _signal_all(signal.SIGTERM)
+        _signal_all(_SIGTERM)
         if not _HAS_PROC:
-            _send(os.killpg, child, signal.SIGTERM)
+            _send(os.killpg, child, _SIGTERM)
         status = _reap_until(child, status, time.monotonic() + grace_s)
     deadline = time.monotonic() + _KILL_S
     if not _HAS_PROC:
-        _send(os.killpg, child, signal.SIGKILL)
+        _send(os.killpg, child, _SIGKILL)
     while (_descendants() or status is None) and time.monotonic() < deadline:
         if status is None:
             # The whole group in one go, which no fork escapes.
-            _send(os.killpg, child, signal.SIGKILL)
-        _signal_all(signal.SIGKILL)
+            _send(os.killpg, child, _SIGKILL)
+        _signal_all(_SIGKILL)
         status = _reap_until(child, status, time.monotonic() + 0.02)
     return 0x7F00 if status is None else status
 
@@ -153,7 +173,7 @@ def _reap_until(child: int, status: int | None, deadline: float) -> int | None:
     while True:
         found = _reaped(child)
         status = found if status is None else status
-        if not _descendants() or time.monotonic() >= deadline:
+        if (status is not None and not _descendants()) or time.monotonic() >= deadline:
             return status
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
@@ -223,3 +243,4 @@ def _exit_code(status: int) -> int:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)
