@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from inspect import isawaitable
 from time import perf_counter, time
 from traceback import walk_tb
@@ -29,8 +28,6 @@ Reply = TypeVar("Reply")
 MakeEvent: TypeAlias = Callable[..., Event]
 """Makes an operation's event of `request`, `metadata`, and after it `duration_ms`, `result`
 and `error`."""
-
-_CLEANUP_S = 5.0
 
 
 class Observer(NamedTuple):
@@ -193,7 +190,7 @@ def _observed(
                 event = make_event(
                     request=request, metadata=metadata, duration_ms=spent, error=error
                 )
-                with _cleanup():
+                with CancelScope(shield=True):  # each observer has its own time
                     await _notify(after, event)
             raise
         if after:
@@ -205,11 +202,6 @@ def _observed(
         return result
 
     return run
-
-
-def _cleanup() -> AbstractContextManager[object]:
-    """A scope for what has to be told although the work was cancelled."""
-    return CancelScope(deadline=current_time() + _CLEANUP_S, shield=True)
 
 
 async def _notify(told: tuple[Observer, ...], event: Event) -> None:

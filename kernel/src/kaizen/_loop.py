@@ -13,12 +13,14 @@ from anyio import CancelScope
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from kaizen._bounded import bounded
-from kaizen._dispatch import notify
+from kaizen._dispatch import Observer, notify
 from kaizen.errors import (
     AgentInterrupted,
     AgentTimeoutError,
+    CheckpointSaveError,
     KaizenError,
     ModelError,
+    OutcomeUnknownError,
     RunError,
     ToolArgumentsError,
     ToolError,
@@ -69,6 +71,7 @@ MAX_ARGUMENT_CHARS = 1_000_000
 MAX_TOOL_CALLS = 128
 MAX_ID_CHARS = 256
 CLEANUP_S = 5.0
+STORE_TIMEOUT_S = 30.0
 _NOTHING = Usage()
 Value = TypeVar("Value")
 
@@ -96,14 +99,14 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
 
 
 async def _completed(run: Run, outputs: Mapping[str, Any] | None = None) -> None:
-    _end(run, "completed", outputs)
-    if run.plan.store is None:
-        return
-    try:
-        await run.log.commit()
-    except Exception as error:
-        run.result, run.error = None, error
-        raise
+    """End a run well. Nobody hears of its end before it is kept."""
+    _write_end(run, "completed", outputs)
+    problem = await _keep(run)
+    if problem is not None:
+        run.result, run.error = None, problem
+    _let_go(run)
+    if problem is not None:
+        raise problem
 
 
 async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
@@ -115,7 +118,14 @@ async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
         scope.deadline = anyio.current_time() + timeout
     try:
         with scope:
-            value = await work
+            if run.interrupted is not None and _is_immediate(run.interrupted):
+                scope.cancel()
+            try:
+                value = await work
+            except Exception as error:
+                if scope.cancel_called:
+                    raise _stopped(run) from error
+                raise
         if scope.cancel_called:
             raise _stopped(run)
         return value
@@ -254,21 +264,25 @@ async def tool_call(call: ToolCall) -> ToolResult:
         await log.commit()
     context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
     started = perf_counter()
+    result: ToolResult
     try:
         value = await bounded(
             tool.invoke(arguments, context), spec.timeout_s, plan.new_scope
         )
         content = _as_text(value, spec.max_output_chars)
     except Exception as error:  # noqa: BLE001 - the model reads what went wrong
-        return _failure(call, _tool_error(call, error), (perf_counter() - started) * 1_000)
-    return ToolResult(
-        call_id=call.id,
-        name=call.name,
-        success=True,
-        result=value,
-        content=content,
-        duration_ms=(perf_counter() - started) * 1_000,
-    )
+        result = _failure(call, error, (perf_counter() - started) * 1_000)
+    else:
+        result = ToolResult(
+            call_id=call.id,
+            name=call.name,
+            success=True,
+            result=value,
+            content=content,
+            duration_ms=(perf_counter() - started) * 1_000,
+        )
+    run._outcomes[call.id] = result
+    return result
 
 
 async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
@@ -316,14 +330,15 @@ async def call_tool(
             cycle=cycle,
         )
         result = await plan.tool_call(call)
+        if result.call_id != call_id or result.name != name:
+            result = replace(result, call_id=call_id, name=name)
     except (ToolError, ToolRefusedError, UnknownNameError) as error:
-        result = _refusal(call_id, name, error)
-    except BaseException as error:
-        broken = KaizenError(
-            f"tool {name!r}", f"did not run to its end: {type(error).__name__}"
-        )
-        _finished(run, _refusal(call_id, name, broken), cycle)
+        result = run._outcomes.get(call_id) or _refusal(call_id, name, error)
+    except BaseException:
+        _finished(run, run._outcomes.get(call_id) or _unfinished(run, call_id, name), cycle)
         raise
+    finally:
+        run._outcomes.pop(call_id, None)
     _finished(run, result, cycle)
     if plan.store is not None:
         await run.log.commit()
@@ -546,7 +561,8 @@ def _tool_error(call: ToolCall, error: Exception) -> KaizenError:
     return ToolError(f"tool {call.name!r}", f"raised {type(error).__name__}: {error}")
 
 
-def _failure(call: ToolCall, error: KaizenError, duration_ms: float) -> ToolResult:
+def _failure(call: ToolCall, raised: Exception, duration_ms: float) -> ToolResult:
+    error = _tool_error(call, raised)
     return ToolResult(
         call_id=call.id,
         name=call.name,
@@ -555,6 +571,7 @@ def _failure(call: ToolCall, error: KaizenError, duration_ms: float) -> ToolResu
         error=str(error),
         error_code=error.code,
         duration_ms=duration_ms,
+        outcome="unknown" if isinstance(error, ToolTimeoutError) else "known",
     )
 
 
@@ -567,7 +584,25 @@ def _refusal(call_id: str, name: str, error: KaizenError) -> ToolResult:
         error=str(error),
         error_code=error.code,
         approved=not isinstance(error, ToolRefusedError),
+        outcome="not_made",
     )
+
+
+def _unfinished(run: Run, call_id: str, name: str) -> ToolResult:
+    """Return what is known of a call that was stopped before it returned."""
+    begun = run.log.state.pending.get(call_id)
+    if begun is None:
+        stopped = KaizenError(f"tool {name!r}", "was not called: the run was stopped")
+        return _refusal(call_id, name, stopped)
+    remedy = (
+        "Repeating it is harmless."
+        if begun.idempotent
+        else "Find out before you repeat it."
+    )
+    unknown = OutcomeUnknownError(
+        f"tool {name!r}", "was stopped while it ran: what it did is not known", remedy
+    )
+    return replace(_refusal(call_id, name, unknown), outcome="unknown")
 
 
 def _finished(run: Run, result: ToolResult, cycle: int) -> None:
@@ -583,22 +618,21 @@ def _finished(run: Run, result: ToolResult, cycle: int) -> None:
             content=result.content,
             error_code=result.error_code,
             duration_ms=result.duration_ms,
+            outcome=result.outcome,
             in_history=cycle > 0,
         )
     )
 
 
-def _end(
+def _write_end(
     run: Run,
     status: RunStatus,
     outputs: Mapping[str, Any] | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Write the last entry, tell the parent what was consumed, and let listeners go."""
-    log = run.log
-    log.append(
+    run.log.append(
         RunEnded(
-            seq=len(log.entries),
+            seq=len(run.log.entries),
             at=time(),
             status=status,
             outputs=outputs,
@@ -606,11 +640,32 @@ def _end(
             error_code=getattr(error, "code", ""),
         )
     )
+
+
+async def _keep(run: Run) -> Exception | None:
+    """Make the end of a run durable, cancelled or not; return what went wrong."""
+    if run.plan.store is None:
+        return None
+    try:
+        with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
+            await run.log.commit()
+    except Exception as error:  # noqa: BLE001 - the caller decides which error is raised
+        return error
+    if not scope.cancelled_caught:
+        return None
+    return CheckpointSaveError(
+        f"the end of run {run.id!r}",
+        f"could not be kept: its store did not answer in {STORE_TIMEOUT_S:g} s",
+    )
+
+
+def _let_go(run: Run) -> None:
+    """Tell everybody who waits for the run that it is over."""
     run.ended = True
     run._scope = None
     if run.parent is not None:
-        _leave_parent(run, run.parent, status)
-    log.close()
+        _leave_parent(run, run.parent, run.log.state.status)
+    run.log.close()
     if run._done is not None:
         run._done.set()
 
@@ -644,22 +699,22 @@ async def _failed(run: Run, error: BaseException) -> None:
     reason = run.interrupted if stopped else None
     if reason is not None:
         status = "interrupted"
-    with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
-        if reason is not None:
-            await notify(run.plan.pre_interrupt, _interrupt_event(run, reason))
-        _end(run, status, error=error)
-        if reason is not None:
-            await notify(run.plan.post_interrupt, _interrupt_event(run, reason))
-        if run.plan.store is not None:
-            await _commit_failed(run, error)
+    if reason is not None:
+        await _tell_of_stop(run, run.plan.pre_interrupt, reason)
+    _write_end(run, status, error=error)
+    problem = await _keep(run)
+    if problem is not None:
+        error.add_note(f"and the end of the run could not be kept: {problem}")
+    _let_go(run)
+    if reason is not None:
+        await _tell_of_stop(run, run.plan.post_interrupt, reason)
 
 
-async def _commit_failed(run: Run, error: BaseException) -> None:
-    """Keep the end of a failed run; if that fails too, the first error says so."""
-    try:
-        await run.log.commit()
-    except Exception as second:  # noqa: BLE001 - the first error must reach the caller
-        error.add_note(f"the end of run {run.id!r} could not be kept: {second}")
+async def _tell_of_stop(
+    run: Run, told: tuple[Observer, ...], reason: InterruptReason
+) -> None:
+    with CancelScope(shield=True):  # each observer has its own time
+        await notify(told, _interrupt_event(run, reason))
 
 
 def _answer_open_calls(run: Run) -> None:
@@ -669,9 +724,8 @@ def _answer_open_calls(run: Run) -> None:
     unanswered = [
         use for each in messages for use in each.tool_uses if use.id not in answered
     ]
-    stopped = KaizenError("this call", "was not made, or did not end: the run was stopped")
     for use in unanswered:
-        _finished(run, _refusal(use.id, use.name, stopped), cycle=1)
+        _finished(run, _unfinished(run, use.id, use.name), cycle=1)
 
 
 def _interrupt_event(run: Run, reason: InterruptReason) -> InterruptEvent:
@@ -688,10 +742,14 @@ def _interrupt_event(run: Run, reason: InterruptReason) -> InterruptEvent:
 def _stopped(run: Run) -> KaizenError:
     """Return why the scope of a run was cancelled."""
     reason = run.interrupted
-    if reason is not None and reason.mode is InterruptMode.IMMEDIATE:
+    if reason is not None and _is_immediate(reason):
         return AgentInterrupted(reason, run.id)
     return AgentTimeoutError(
         f"run {run.id!r} of agent {run.agent_id!r}",
         f"took longer than {run.plan.config.timeout} s",
         "Raise `timeout` in the agent's config.",
     )
+
+
+def _is_immediate(reason: InterruptReason) -> bool:
+    return reason.mode is InterruptMode.IMMEDIATE

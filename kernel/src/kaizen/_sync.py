@@ -30,6 +30,7 @@ def run_sync(work: Awaitable[Value]) -> Value:
     """
 
     async def main() -> Value:
+        leave_run()
         return await work
 
     if not _inside_a_loop():
@@ -103,4 +104,3 @@ def _adopt(context: Context) -> None:
     for variable, value in context.items():
         if variable not in here:
             variable.set(value)
-    leave_run()

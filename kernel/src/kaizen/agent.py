@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from os import urandom
+from threading import get_ident
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -219,7 +220,7 @@ class BaseAgent:
             AgentInterrupted: It was asked to stop.
         """
         plan = self._plan
-        if plan is None or plan.version != self._version(plan.kernel):
+        if plan is None or not self._fits(plan):
             plan = await self._prepare()
         return await _loop.execute(
             self._start(plan, plan.signature.validate_inputs(inputs))
@@ -336,13 +337,18 @@ class BaseAgent:
             parent._join(run)
         return run
 
+    def _fits(self, plan: Plan) -> bool:
+        """Whether a plan is still right: the same hooks, and the same event loop."""
+        kernel = plan.kernel
+        return plan.version == self._version(kernel) and kernel.thread == get_ident()
+
     def _version(self, kernel: Kernel) -> int:
         own = self._hooks
         return kernel.hooks.version if own is None else kernel.hooks.version + own.version
 
     async def _prepared(self) -> Plan:
         plan = self._plan
-        if plan is None or plan.version != self._version(plan.kernel):
+        if plan is None or not self._fits(plan):
             plan = await self._prepare()
         return plan
 
@@ -625,7 +631,7 @@ async def _call_in_order(
 ) -> tuple[ToolResult, ...]:
     results: list[ToolResult] = []
     for name, params in pairs:
-        call_id = f"direct_{run.state.tool_calls + 1}"
+        call_id = run.next_direct_call()
         result = await _loop.call_tool(run, name, params, call_id=call_id, cycle=0)
         results.append(result)
         if not result.success:

@@ -32,7 +32,8 @@
     │   └── RunError                   EXEC_003
     ├── ToolError                      TOOL_001
     │   ├── ToolArgumentsError         TOOL_002
-    │   └── ToolTimeoutError           TOOL_003
+    │   ├── ToolTimeoutError           TOOL_003
+    │   └── OutcomeUnknownError        TOOL_004
     └── ToolRefusedError               PERMISSION_001
 
 Codes are stable: a program may compare them. Wrong arguments of our own functions
@@ -72,6 +73,7 @@ __all__ = [
     "MemoryBackendError",
     "MemoryPromotionError",
     "ModelError",
+    "OutcomeUnknownError",
     "OutputError",
     "PluginError",
     "RunError",
@@ -367,6 +369,12 @@ class ToolTimeoutError(ToolError):
     """A tool took longer than it may."""
 
     code = "TOOL_003"
+
+
+class OutcomeUnknownError(ToolError):
+    """A tool was stopped while it ran, and nobody knows what it did."""
+
+    code = "TOOL_004"
 
 
 class ToolRefusedError(KaizenError):

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from inspect import isawaitable, isroutine
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
@@ -93,6 +94,7 @@ class Kernel:
         hooks: The hooks of this kernel; plugins may come and go while it runs.
         registry: What is offered.
         plugins: What became of each plugin.
+        thread: The thread whose event loop it runs in, while it runs.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Kernel:
         self.agents = AgentManager(self)
         self.serves: frozenset[str] = frozenset()
         self._token: EventLoopToken | None = None
+        self.thread = 0
         self._tasks: TaskGroup | None = None
         self._opened: dict[tuple[type[Any], str], Any] = {}
         self._locks: dict[tuple[type[Any], str], anyio.Lock] = {}
@@ -155,6 +158,7 @@ class Kernel:
             self._tasks = await anyio.create_task_group().__aenter__()
             stack.push_async_callback(self._leave_tasks, self._tasks)
             self._token = current_token()
+            self.thread = get_ident()
             stack.callback(self._stopped)
             await self._start_plugins(sources, stack)
             stack.push_async_callback(self._close_opened)
@@ -235,9 +239,15 @@ class Kernel:
         return name if count == 1 else f"{name}-{count}"
 
     def require_running(self) -> None:
-        """Raise unless the kernel is running."""
+        """Raise unless the kernel is running, and in this event loop."""
         if self._token is None:
             raise self._not_running()
+        if self.thread != get_ident():
+            raise InitializationError(
+                "the kernel",
+                "runs in the event loop of another thread",
+                "Use `run_sync` from here, or a kernel of this loop.",
+            )
 
     def _not_running(self) -> InitializationError:
         return InitializationError(

@@ -128,7 +128,9 @@ class Run:
     __slots__ = (
         "_children",
         "_cycle",
+        "_direct_calls",
         "_done",
+        "_outcomes",
         "_scope",
         "_subscription",
         "_uncharged",
@@ -182,6 +184,8 @@ class Run:
         self._cycle = 0
         self._uncharged: ModelReply | None = None
         self._validated: dict[str, Mapping[str, Any]] = {}
+        self._outcomes: dict[str, ToolResult] = {}
+        self._direct_calls = 0
         self._done: anyio.Event | None = None
         if parent is None:
             self.trace_id = run_id
@@ -265,7 +269,11 @@ class Run:
             source: The plugin.
             kind: What the record is.
             data: JSON values.
+
+        Raises:
+            RunError: The run has ended.
         """
+        self._refuse_if_ended("be added to")
         entry = Noted(
             seq=len(self.log.entries), at=time(), source=source, kind=kind, data=data
         )
@@ -280,6 +288,8 @@ class Run:
         Raises:
             AgentInterrupted: The run was asked to stop.
         """
+        if _CURRENT.get() is not self:
+            raise RunError(f"run {self.id!r}", "can be driven by its own strategy only")
         if self.interrupted is not None:
             raise AgentInterrupted(self.interrupted, self.id)
         self._cycle += 1
@@ -303,15 +313,24 @@ class Run:
     async def checkpoint(
         self, description: str = "", metadata: Mapping[str, Any] | None = None
     ) -> Checkpoint:
-        """Mark this place in the log, to come back to."""
-        return await self.plan.checkpoint_save(
-            CheckpointRequest(
-                run_id=self.id,
-                agent_id=self.agent_id,
-                description=description,
-                metadata=metadata or {},
+        """Mark this place in the log, to come back to.
+
+        Raises:
+            RunError: The run has ended.
+        """
+        self._refuse_if_ended("be marked")
+        token = _CURRENT.set(self)
+        try:
+            return await self.plan.checkpoint_save(
+                CheckpointRequest(
+                    run_id=self.id,
+                    agent_id=self.agent_id,
+                    description=description,
+                    metadata=metadata or {},
+                )
             )
-        )
+        finally:
+            _CURRENT.reset(token)
 
     async def wait(self) -> Result:
         """Wait until the run has ended and return its result.
@@ -336,6 +355,18 @@ class Run:
     def listen(self) -> None:
         """Keep the events from here on for whoever iterates over the run first."""
         self._subscription = self.log.subscribe()
+
+    def next_direct_call(self) -> str:
+        """Return an id for a tool call that no model asked for."""
+        while True:
+            self._direct_calls += 1
+            call_id = f"direct_{self._direct_calls}"
+            if call_id not in self.log.state.call_ids:
+                return call_id
+
+    def _refuse_if_ended(self, what: str) -> None:
+        if self.ended:
+            raise RunError(f"run {self.id!r}", f"has ended and cannot {what}")
 
     def _join(self, child: Run) -> None:
         if self._children is None:

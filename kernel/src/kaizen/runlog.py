@@ -28,6 +28,7 @@ from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.media import Media
 from kaizen.messages import Message, Usage
 from kaizen.ports import CheckpointStore, StoredEntry
+from kaizen.tools import Outcome
 
 __all__ = [
     "Answered",
@@ -73,6 +74,7 @@ class RunState:
         messages: The conversation so far, valid for a provider once the run has ended.
         call_ids: The ids of every tool call that a model asked for.
         pending: Tool calls that were intended and have no result, by call id.
+        unknown: Calls that may not be repeated and of which nobody knows what they did.
         questions: Questions without an answer, by request id.
         reserved: What is reserved and not settled, by reservation id, in US dollars.
         cost_usd: Known costs; `None` until a provider named one.
@@ -93,6 +95,7 @@ class RunState:
         "started",
         "status",
         "tool_calls",
+        "unknown",
     )
 
     def __init__(self) -> None:
@@ -103,6 +106,7 @@ class RunState:
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
         self.reserved: dict[str, Decimal] = {}
+        self.unknown: tuple[ToolIntended, ...] = ()
         self.marks: tuple[Marked, ...] = ()
         self._charges: list[Usage] | None = None
         self.cost_usd: Decimal | None = None
@@ -266,11 +270,17 @@ class ToolIntended(Entry):
 
     def apply(self, state: RunState) -> None:
         state.pending[self.call_id] = self
+        if not self.in_history:
+            state.call_ids |= {self.call_id}
 
 
 @record
 class ToolFinished(Entry):
-    """A tool call has a result, be it that it was refused or cancelled."""
+    """A tool call has a result, be it that it was refused or cancelled.
+
+    Attributes:
+        outcome: Whether it is known what the call did; see `ToolResult`.
+    """
 
     type: ClassVar[str] = "tool_finished"
 
@@ -281,10 +291,13 @@ class ToolFinished(Entry):
     content: str
     error_code: str
     duration_ms: float
+    outcome: Outcome = "known"
     in_history: bool = True
 
     def apply(self, state: RunState) -> None:
-        state.pending.pop(self.call_id, None)
+        begun = state.pending.pop(self.call_id, None)
+        if begun is not None and self.outcome == "unknown" and not begun.idempotent:
+            state.unknown += (begun,)
         state.tool_calls += 1
         if self.in_history:
             state.messages.append(

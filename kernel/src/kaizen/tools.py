@@ -38,6 +38,7 @@ __all__ = [
     "Effect",
     "FunctionTool",
     "Grant",
+    "Outcome",
     "Tool",
     "ToolCall",
     "ToolContext",
@@ -63,6 +64,8 @@ class DangerLevel(IntEnum):
     DANGEROUS = 3
 
 
+Outcome: TypeAlias = Literal["known", "unknown", "not_made"]
+"""Whether it is known what a tool call did."""
 Danger: TypeAlias = (
     DangerLevel
     | Literal["safe", "low", "medium", "high", "critical", "moderate", "dangerous"]
@@ -250,6 +253,8 @@ class ToolResult:
         content: What the model reads: the result as text, or what went wrong.
         error: What went wrong, or `""`.
         error_code: The stable code of the error, such as `TOOL_003`, or `""`.
+        outcome: Whether it is `known` what the tool did: `unknown` after a timeout or a
+            cancellation, `not_made` if it was never called.
     """
 
     call_id: str
@@ -261,6 +266,7 @@ class ToolResult:
     error_code: str = ""
     approved: bool = True
     duration_ms: float = 0.0
+    outcome: Outcome = "known"
 
 
 class FunctionTool:
