@@ -29,6 +29,7 @@ from kaizen.errors import (
     InitializationError,
     ModelError,
     RunError,
+    ToolRefusedError,
 )
 from kaizen.runlog import ToolFinished, decode, fold
 from kaizen.testing import Call, MemoryCheckpointStore, ModelPlugin, ScriptedModel
@@ -328,7 +329,30 @@ async def test_what_a_tool_did_is_kept_when_a_gate_breaks_afterwards(
     with pytest.raises(OSError, match="audit of pay"):
         await agent.run(question="?")
     (ended,) = (each for each in runs[0].log.entries if isinstance(each, ToolFinished))
-    assert (ended.success, ended.content, ended.outcome) == (True, "paid", "known")
+    assert ended.outcome == "known"
+    assert "paid" not in ended.content
+    assert "ran, but a hook failed" in ended.content
+
+
+async def test_a_gate_may_refuse_the_output_of_a_tool(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    class Redact:
+        @hookimpl
+        async def wrap_tool_call(self, call: Any, call_next: Any) -> ToolResult:
+            await call_next(call)
+            raise ToolRefusedError("the result", "holds a secret")
+
+    @tool(danger="low")
+    async def look() -> str:
+        """Look."""
+        return "s3cret"
+
+    model.say(Call("look"), "done")
+    agent = BaseAgent(signature=QUESTION, tools=[look], hooks=[Redact()], kernel=kernel)
+    result = await agent.run(question="?")
+    assert "holds a secret" in result.messages[-2].text
+    assert "s3cret" not in str(result.messages)
 
 
 async def test_a_timeout_leaves_the_outcome_unknown(

@@ -13,9 +13,13 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope, current_time
 
-__all__ = ["bounded", "stepped"]
+__all__ = ["OutOfTimeError", "bounded", "stepped"]
 
 Value = TypeVar("Value")
+
+
+class OutOfTimeError(TimeoutError):
+    """Our limit was reached; a plain `TimeoutError` comes from the work itself."""
 
 
 @types.coroutine
@@ -32,7 +36,7 @@ def bounded(
         new_scope: Makes the scope around the work; see `Plan.new_scope`.
 
     Raises:
-        TimeoutError: Time ran out; the coroutine was cancelled and has ended.
+        OutOfTimeError: Time ran out; the coroutine was cancelled and has ended.
     """
     with new_scope() as scope:
         try:
@@ -42,7 +46,7 @@ def bounded(
         scope.deadline = current_time() + timeout_s
         value: Value = yield from _relay(coroutine, yielded, _nothing)
     if scope.cancel_called:
-        raise TimeoutError
+        raise OutOfTimeError
     return value
 
 

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import perf_counter, time
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio
 from anyio import CancelScope
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from kaizen._bounded import bounded
+from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._dispatch import Observer, notify
 from kaizen.errors import (
     AgentInterrupted,
@@ -70,6 +71,8 @@ MAX_REPLY_CHARS = 1_000_000
 MAX_ARGUMENT_CHARS = 1_000_000
 MAX_TOOL_CALLS = 128
 MAX_ID_CHARS = 256
+MAX_NAME_CHARS = 64
+MAX_ERROR_CHARS = 10_000
 CLEANUP_S = 5.0
 STORE_TIMEOUT_S = 30.0
 _NOTHING = Usage()
@@ -83,10 +86,11 @@ async def execute(run: Run) -> Result:
         AgentInterrupted: It was asked to stop.
         AgentTimeoutError: It took longer than its configuration allows.
     """
-    request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run.inputs)
+    run._given = MappingProxyType(run.inputs)
+    request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run._given)
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
-    await _completed(run, result.outputs)
+    await _completed(run, dict(result.outputs))
     return result
 
 
@@ -141,9 +145,9 @@ async def agent_loop(request: RunRequest) -> Result:
     run = current_run()
     plan = run.plan
     signature = plan.signature
-    inputs = request.inputs
-    if inputs is not run.inputs:
-        inputs = run.inputs = signature.validate_inputs(inputs)
+    if request.inputs is not run._given:
+        run.inputs = signature.validate_inputs(dict(request.inputs))
+    inputs = run.inputs
     _begin(run, signature.render_inputs(inputs))
     if plan.store is not None:
         await run.log.commit()
@@ -190,7 +194,11 @@ async def cycle(request: CycleRequest) -> CycleResult:
         await log.commit()
     if not reply.tool_uses:
         return CycleResult(reply=reply)
-    results = await _call_tools(run, request.cycle, reply.tool_uses)
+    try:
+        results = await _call_tools(run, request.cycle, reply.tool_uses)
+    except BaseException:
+        _answer_open_calls(run)
+        raise
     return CycleResult(reply=reply, tool_results=results)
 
 
@@ -221,6 +229,8 @@ async def model_call(request: ModelRequest) -> ModelReply:
             plan.provider_name,
             f"answered with {type(reply).__name__!r} instead of a ModelReply",
         )
+    if run._uncharged is not None:
+        _charge_earlier(run)
     run._uncharged = reply
     return reply
 
@@ -232,7 +242,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     tool = plan.tools.get(call.name)
     if tool is None:
         raise UnknownNameError("tool", call.name, plan.tools)
-    spec = tool.spec
+    spec = plan.spec_of[call.name]
     if spec.effect.danger > DangerLevel.LOW and not (
         call.grant or call.name in plan.grants
     ):
@@ -241,9 +251,11 @@ async def tool_call(call: ToolCall) -> ToolResult:
             f"is of danger level {spec.effect.danger.name} and nobody granted the call",
             "Do without it, or ask the user to grant it.",
         )
-    arguments = call.arguments
-    if run._validated.pop(call.id, None) is not arguments:
-        arguments = _validated(tool, arguments)
+    known = run._validated.pop(call.id, None)
+    if known is not None and known[0] is tool and known[2] is call.arguments:
+        arguments = known[1]
+    else:
+        arguments = _validated(tool, dict(call.arguments))
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -281,7 +293,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
             content=content,
             duration_ms=(perf_counter() - started) * 1_000,
         )
-    run._outcomes[call.id] = result
+    run._outcomes[call.id] = result.outcome
     return result
 
 
@@ -318,13 +330,16 @@ async def call_tool(
         tool = plan.tools.get(name)
         if tool is None:
             raise UnknownNameError("tool", name[:64], plan.tools)
+        if cycle and name not in plan.offered:
+            raise UnknownNameError("tool", name[:64], plan.offered)
         validated = _validated(tool, _parse_arguments(name, arguments))
-        run._validated[call_id] = validated
+        shown = MappingProxyType(validated)
+        run._validated[call_id] = (tool, validated, shown)
         call = ToolCall(
             id=call_id,
             name=name,
-            arguments=validated,
-            spec=tool.spec,
+            arguments=shown,
+            spec=plan.spec_of[name],
             run_id=run.id,
             agent_id=run.agent_id,
             cycle=cycle,
@@ -333,9 +348,11 @@ async def call_tool(
         if result.call_id != call_id or result.name != name:
             result = replace(result, call_id=call_id, name=name)
     except (ToolError, ToolRefusedError, UnknownNameError) as error:
-        result = run._outcomes.get(call_id) or _refusal(call_id, name, error)
+        result = _refusal(call_id, name, error)
+        if call_id in run._outcomes:
+            result = replace(result, outcome=run._outcomes[call_id])
     except BaseException:
-        _finished(run, run._outcomes.get(call_id) or _unfinished(run, call_id, name), cycle)
+        _finished(run, _unfinished(run, call_id, name), cycle)
         raise
     finally:
         run._outcomes.pop(call_id, None)
@@ -412,6 +429,12 @@ async def _stream(run: Run, request: ModelRequest) -> ModelReply:
 
 def _begin(run: Run, content: Any) -> None:
     log = run.log
+    if log.state.started is not None:
+        raise RunError(
+            f"run {run.id!r}",
+            "was begun twice",
+            "Call `call_next` once in `wrap_agent_loop`; retry in `wrap_model_call`.",
+        )
     user = Message(role="user", content=content, origin="user")
     log.append(
         RunStarted(
@@ -432,9 +455,10 @@ def _begin(run: Run, content: Any) -> None:
 def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     """Log the reply that joins the conversation, and charge what was paid for."""
     log = run.log
-    text = reply.text
+    text = _clean(reply.text)
     if len(text) > MAX_REPLY_CHARS:
-        text = f"{text[:1_000]}\n[cut: {len(text) - 1_000} characters not shown]"
+        text = _cut(text, 1_000)
+    uses = tuple([_to_keep(use) for use in reply.tool_uses]) if reply.tool_uses else ()
     usage, cost = reply.usage, reply.cost_usd
     paid = run._uncharged
     if paid is reply or _same_charge(paid, reply):
@@ -447,9 +471,7 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
             seq=len(log.entries),
             at=time(),
             cycle=cycle,
-            message=Message(
-                role="assistant", content=text, tool_uses=reply.tool_uses, origin="model"
-            ),
+            message=Message(role="assistant", content=text, tool_uses=uses, origin="model"),
             usage=usage,
             cost_usd=cost,
             finish_reason=reply.finish_reason,
@@ -460,9 +482,9 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
 
 def _same_charge(paid: ModelReply | None, reply: ModelReply) -> bool:
     """Whether a reply that was changed on its way still bears what was paid for."""
-    return (
-        paid is not None and paid.usage is reply.usage and paid.cost_usd == reply.cost_usd
-    )
+    if paid is None or paid.usage is not reply.usage:
+        return False
+    return paid.cost_usd is None or paid.cost_usd == reply.cost_usd
 
 
 def _charge_earlier(run: Run) -> None:
@@ -480,22 +502,53 @@ def _charge_earlier(run: Run) -> None:
 
 
 def _with_distinct_calls(run: Run, reply: ModelReply) -> ModelReply:
-    """Return a reply whose calls are not too many and have ids that no other call has."""
+    """Return a reply whose calls fit into a log and have ids that no other call has."""
     uses = reply.tool_uses
     known = run.log.state.call_ids
-    if len(uses) == 1 and 0 < len(uses[0].id) <= MAX_ID_CHARS and uses[0].id not in known:
+    if len(uses) == 1 and uses[0].id not in known and _fits(uses[0]):
         return reply
+    if len(uses) > MAX_TOOL_CALLS:
+        run.note("kernel", "tool_calls_dropped", {"dropped": len(uses) - MAX_TOOL_CALLS})
     taken = set(known)
     distinct = []
-    for use in uses[:MAX_TOOL_CALLS]:
+    for each in uses[:MAX_TOOL_CALLS]:
+        use = each if _fits(each) else _fitting(each)
         call_id = use.id
         number = len(taken)
-        while not 0 < len(call_id) <= MAX_ID_CHARS or call_id in taken:
+        while not call_id or call_id in taken:
             number += 1
             call_id = f"call_{number}"
         taken.add(call_id)
         distinct.append(use if call_id == use.id else replace(use, id=call_id))
     return replace(reply, tool_uses=tuple(distinct))
+
+
+def _fits(use: ToolUse) -> bool:
+    """Whether a call has an id, and neither id nor name is too long or odd."""
+    return (
+        0 < len(use.id) <= MAX_ID_CHARS
+        and len(use.name) <= MAX_NAME_CHARS
+        and use.id.isascii()
+        and use.name.isascii()
+    )
+
+
+def _fitting(use: ToolUse) -> ToolUse:
+    odd = len(use.id) > MAX_ID_CHARS or not use.id.isascii()
+    return replace(use, id="" if odd else use.id, name=_clean(use.name)[:MAX_NAME_CHARS])
+
+
+def _to_keep(use: ToolUse) -> ToolUse:
+    """Return a call as the conversation keeps it: what no tool takes is cut."""
+    arguments = use.arguments
+    if not isinstance(arguments, str):
+        return use
+    if len(arguments) <= MAX_ARGUMENT_CHARS and arguments.isascii():
+        return use
+    kept = _clean(arguments)
+    return replace(
+        use, arguments=kept if len(kept) <= MAX_ARGUMENT_CHARS else _cut(kept, 1_000)
+    )
 
 
 def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
@@ -506,7 +559,7 @@ def _parse_arguments(name: str, arguments: Mapping[str, Any] | str) -> Mapping[s
     else:
         try:
             parsed = from_json(arguments or "{}", allow_inf_nan=False)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             problem = f"are not valid JSON: {error}"
         else:
             if isinstance(parsed, dict):
@@ -536,25 +589,34 @@ def _as_text(value: Any, limit: int) -> str:
         ToolError: The value is nothing that JSON can hold.
     """
     if isinstance(value, str):
-        text = value
+        text = _clean(value)
     else:
         try:
-            text = to_json(value).decode()
+            text = to_json(value, inf_nan_mode="strings").decode()
         except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
             raise ToolError(
                 f"a value of type {type(value).__name__!r}",
                 f"is nothing that JSON can hold: {error}",
                 "Return text, numbers, lists, mappings or models.",
             ) from error
+    return _cut(text, limit)
+
+
+def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]}\n[cut: {len(text) - limit} of {len(text)} characters not shown]"
 
 
+def _clean(text: str) -> str:
+    """Return a text without halves of characters, which no wire can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _tool_error(call: ToolCall, error: Exception) -> KaizenError:
     if isinstance(error, KaizenError):
         return error
-    if isinstance(error, TimeoutError):
+    if isinstance(error, OutOfTimeError):
         return ToolTimeoutError(
             f"tool {call.name!r}", f"took longer than {call.spec.timeout_s:g} s"
         )
@@ -567,8 +629,8 @@ def _failure(call: ToolCall, raised: Exception, duration_ms: float) -> ToolResul
         call_id=call.id,
         name=call.name,
         success=False,
-        content=f"Error: {error}",
-        error=str(error),
+        content=_cut(_clean(f"Error: {error}"), MAX_ERROR_CHARS),
+        error=_cut(_clean(str(error)), MAX_ERROR_CHARS),
         error_code=error.code,
         duration_ms=duration_ms,
         outcome="unknown" if isinstance(error, ToolTimeoutError) else "known",
@@ -580,8 +642,8 @@ def _refusal(call_id: str, name: str, error: KaizenError) -> ToolResult:
         call_id=call_id,
         name=name,
         success=False,
-        content=f"Error: {error}",
-        error=str(error),
+        content=_cut(_clean(f"Error: {error}"), MAX_ERROR_CHARS),
+        error=_cut(_clean(str(error)), MAX_ERROR_CHARS),
         error_code=error.code,
         approved=not isinstance(error, ToolRefusedError),
         outcome="not_made",
@@ -591,6 +653,11 @@ def _refusal(call_id: str, name: str, error: KaizenError) -> ToolResult:
 def _unfinished(run: Run, call_id: str, name: str) -> ToolResult:
     """Return what is known of a call that was stopped before it returned."""
     begun = run.log.state.pending.get(call_id)
+    if call_id in run._outcomes:
+        broken = KaizenError(
+            f"tool {name!r}", "ran, but a hook failed before its result came"
+        )
+        return replace(_refusal(call_id, name, broken), outcome=run._outcomes[call_id])
     if begun is None:
         stopped = KaizenError(f"tool {name!r}", "was not called: the run was stopped")
         return _refusal(call_id, name, stopped)

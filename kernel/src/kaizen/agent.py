@@ -19,7 +19,12 @@ from kaizen._default import default_kernel
 from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
 from kaizen._sync import run_agent_sync
 from kaizen.config import AgentConfig, ConfigSource, refuse_idle_switches
-from kaizen.errors import AgentCreationError, ConfigurationError, RunError
+from kaizen.errors import (
+    AgentCreationError,
+    ConfigurationError,
+    RunError,
+    UnknownNameError,
+)
 from kaizen.events import (
     AgentInitEvent,
     AgentLoopEvent,
@@ -30,7 +35,7 @@ from kaizen.events import (
     ToolCallEvent,
 )
 from kaizen.hooks import HookManager
-from kaizen.messages import Message, ModelReply, OutputSpec
+from kaizen.messages import Message, ModelProfile, ModelReply, OutputSpec
 from kaizen.operations import Checkpoint, CycleResult, Result
 from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
 from kaizen.run import MAX_DEPTH, Plan, Run, running
@@ -99,7 +104,7 @@ class BaseAgent:
     _tools: tuple[Tool | str, ...] | Literal["all"]
     _strategy: Strategy | str | None
     _kernel: Kernel | None
-    _hooks: HookManager | None
+    _hooks: tuple[HookManager, ...]
     _grants: frozenset[str]
     _name: str
     _identity: _Identity
@@ -126,7 +131,7 @@ class BaseAgent:
         keep = object.__setattr__
         keep(self, "config", AgentConfig.extract(config))
         keep(self, "signature", _signature(self, signature))
-        keep(self, "_tools", tools if tools == "all" else tuple(tools))
+        keep(self, "_tools", tools if isinstance(tools, str) else tuple(tools))
         keep(self, "_strategy", strategy)
         keep(self, "_kernel", kernel)
         keep(self, "_hooks", _own_hooks(hook_manager, hooks))
@@ -137,14 +142,14 @@ class BaseAgent:
         keep(self, "_plan", None)
         keep(self, "_session_id", "")
         keep(self, "_metadata", _EMPTY)
-        for each in self._tools:
-            if not isinstance(each, str) and not hasattr(each, "spec"):
-                raise undeclared(each)
+        _check_parts(self._tools, grants, strategy)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(
-            f"agents do not change: {name!r} cannot be set; make another, or use bind()"
-        )
+        if name in BaseAgent.__slots__ or hasattr(BaseAgent, name):
+            raise AttributeError(
+                f"agents do not change: {name!r} cannot be set; make another, or use bind()"
+            )
+        object.__setattr__(self, name, value)  # a subclass may have parts of its own
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -186,8 +191,12 @@ class BaseAgent:
             config: Fields of the configuration, stronger than the agent's own.
         """
         bound = object.__new__(type(self))
-        for name in _SLOTS:
-            object.__setattr__(bound, name, getattr(self, name))
+        slots = [
+            each for kind in type(self).__mro__ for each in getattr(kind, "__slots__", ())
+        ]
+        for name in (*slots, *getattr(self, "__dict__", ())):
+            if name not in ("__weakref__", "__dict__") and hasattr(self, name):
+                object.__setattr__(bound, name, getattr(self, name))
         if kernel is not None and kernel is not self._kernel:
             object.__setattr__(bound, "_kernel", kernel)
             object.__setattr__(bound, "_plan", None)
@@ -343,8 +352,10 @@ class BaseAgent:
         return plan.version == self._version(kernel) and kernel.thread == get_ident()
 
     def _version(self, kernel: Kernel) -> int:
-        own = self._hooks
-        return kernel.hooks.version if own is None else kernel.hooks.version + own.version
+        version = kernel.hooks.version
+        for each in self._hooks:
+            version += each.version
+        return version
 
     async def _prepared(self) -> Plan:
         plan = self._plan
@@ -359,7 +370,7 @@ class BaseAgent:
         first = self._plan is None or self._plan.kernel is not kernel
         if not self._identity.agent_id:
             self._identity.agent_id = kernel.default_agent_id(self.name)
-        managers = _managers(kernel, self._hooks)
+        managers = (kernel.hooks, *self._hooks)
         config = self.config.over(kernel.config.agent_defaults)
         metadata: dict[str, Any] = {}
         if first:
@@ -380,19 +391,21 @@ class BaseAgent:
     async def _plan_for(self, kernel: Kernel, config: AgentConfig) -> Plan:
         refuse_idle_switches(config, kernel.serves, f"agent {self.name!r}")
         version = self._version(kernel)
-        managers = _managers(kernel, self._hooks)
+        managers = (kernel.hooks, *self._hooks)
         provider_name = _provider_name(self, kernel, config)
         provider = await kernel.get(Provider, provider_name)  # type: ignore[type-abstract]
         store = None
         if kernel.config.checkpoint_store:
             store = await kernel.get(CheckpointStore, kernel.config.checkpoint_store)  # type: ignore[type-abstract]
         tools = await self._resolve_tools(kernel)
+        spec_of = {name: each.spec for name, each in tools.items()}
         strategy = await self._resolve_strategy(kernel, bool(tools))
         signature = SignatureCompiler().compile(self.signature)
         profile = provider.describe(config.model)
+        _refuse_misfits(self, config, profile, provider_name)
         native = profile.structured_output and config.strict_outputs
         prompt = signature.system_prompt if native else signature.prompted_system_prompt
-        offered = () if isinstance(strategy, SingleShot) else tools.values()
+        specs = () if isinstance(strategy, SingleShot) else tuple(spec_of.values())
         compiled = partial(_compiled, managers)
         return Plan(
             version=version,
@@ -405,7 +418,9 @@ class BaseAgent:
             strategy=strategy,
             store=store,
             tools=tools,
-            specs=tuple(each.spec for each in offered),
+            spec_of=spec_of,
+            specs=specs,
+            offered=frozenset(each.name for each in specs),
             output=_output_spec(signature, strict=native),
             settings=config.model_settings,
             opening=(Message(role="system", content=prompt, origin="signature"),),
@@ -435,6 +450,8 @@ class BaseAgent:
                 found = each
             elif each in offered:
                 found = offered[each]
+                if each in kernel.registry.names(Tool):
+                    raise _shadowed(each, kernel.registry.find(Tool, each).plugin)
             else:
                 found = await kernel.get(Tool, each)  # type: ignore[type-abstract]
             name = found.spec.name
@@ -457,6 +474,9 @@ class BaseAgent:
             return _SINGLE_SHOT
         if strategy == "multi_cycle":
             return _MULTI_CYCLE
+        known = (*kernel.registry.names(Strategy), "multi_cycle", "single_shot")
+        if strategy not in known:
+            raise UnknownNameError("strategy", strategy, known)
         return await kernel.get(Strategy, strategy)  # type: ignore[type-abstract]
 
     def _init_event(
@@ -524,7 +544,6 @@ class _Identity:
 
 _NONE: frozenset[str] = frozenset()
 _EMPTY: Mapping[str, Any] = {}
-_SLOTS = tuple(name for name in BaseAgent.__slots__ if name != "__weakref__")
 
 
 def _signature(
@@ -543,17 +562,38 @@ def _signature(
     return SignatureParser().parse(source)
 
 
-def _own_hooks(manager: HookManager | None, hooks: Sequence[object]) -> HookManager | None:
+def _check_parts(
+    tools: tuple[Tool | str, ...] | str, grants: Iterable[str], strategy: object
+) -> None:
+    """Refuse what looks right and is not."""
+    if isinstance(tools, str) and tools != "all":
+        raise AgentCreationError(
+            f"tools={tools!r}", "is one word", f"Write tools=[{tools!r}]."
+        )
+    if isinstance(grants, str):
+        raise AgentCreationError(
+            f"grants={grants!r}", "is one word", f"Write grants=[{grants!r}]."
+        )
+    for each in tools:
+        if not isinstance(each, str) and not hasattr(each, "spec"):
+            raise undeclared(each)
+    if strategy is not None and not isinstance(strategy, str | Strategy):
+        raise AgentCreationError(
+            f"strategy {strategy!r}", "has no `execute`", "Give it one, or name a strategy."
+        )
+
+
+def _own_hooks(
+    manager: HookManager | None, hooks: Sequence[object]
+) -> tuple[HookManager, ...]:
+    """Return the managers of one agent: that of its owner, and one for its own hooks."""
+    own: tuple[HookManager, ...] = () if manager is None else (manager,)
     if not hooks:
-        return manager
-    own = manager or HookManager()
+        return own
+    alone = HookManager()
     for rank, each in enumerate(hooks):
-        own.add(each, rank=rank)
-    return own
-
-
-def _managers(kernel: Kernel, own: HookManager | None) -> tuple[HookManager, ...]:
-    return (kernel.hooks,) if own is None else (kernel.hooks, own)
+        alone.add(each, rank=rank)
+    return (*own, alone)
 
 
 def _provider_name(agent: BaseAgent, kernel: Kernel, config: AgentConfig) -> str:
@@ -575,8 +615,38 @@ async def _sources_tools(kernel: Kernel) -> dict[str, Tool]:
     for name in kernel.registry.names(ToolSource):
         source = await kernel.get(ToolSource, name)  # type: ignore[type-abstract]
         for each in await source.tools():
-            found.setdefault(each.spec.name, each)
+            if each.spec.name in found:
+                raise _shadowed(each.spec.name, name)
+            found[each.spec.name] = each
     return found
+
+
+def _shadowed(name: str, origin: str) -> AgentCreationError:
+    """Nobody may slip a tool under a name that somebody else has, and take its grants."""
+    return AgentCreationError(
+        f"tool {name!r}",
+        f"is offered twice, by {origin!r} and by a tool source",
+        "Disable one of the two, or rename its tool.",
+    )
+
+
+def _refuse_misfits(
+    agent: BaseAgent, config: AgentConfig, profile: ModelProfile, provider: str
+) -> None:
+    """Refuse what a model or a signature cannot do."""
+    if agent._tools and not profile.tools:
+        raise AgentCreationError(
+            f"agent {agent.name!r}",
+            f"has tools, and model {profile.name!r} of provider {provider!r} calls none",
+            "Choose another model, or leave the tools out.",
+        )
+    threshold = config.min_confidence_threshold
+    if threshold is not None and "confidence" not in agent.signature.output_fields:
+        raise AgentCreationError(
+            f"agent {agent.name!r}",
+            "has a `min_confidence_threshold`, and its signature no output `confidence`",
+            "Add the output, or leave the threshold out.",
+        )
 
 
 def _output_spec(signature: Any, *, strict: bool) -> OutputSpec | None:

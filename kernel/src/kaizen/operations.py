@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from kaizen._records import record
@@ -129,7 +130,7 @@ class Result(Mapping[str, Any]):
         duration_ms: float = 0.0,
         messages: tuple[Message, ...] = (),
     ) -> None:
-        self.outputs = outputs
+        self.outputs = MappingProxyType(dict(outputs))
         self.run_id = run_id
         self.cycles = cycles
         self.tool_calls = tool_calls
@@ -152,7 +153,9 @@ class Result(Mapping[str, Any]):
             ) from None
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and name in self.outputs:
+        if name.startswith("_") or name in Result.__slots__:
+            raise AttributeError(name)
+        if name in self.outputs:
             return self.outputs[name]
         raise AttributeError(
             f"no output or attribute {name!r}; the outputs are {', '.join(self.outputs)}"
@@ -164,5 +167,13 @@ class Result(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        account = {name: getattr(self, name) for name in Result.__slots__}
+        return _result, (dict(account.pop("outputs")), account)
+
     def __repr__(self) -> str:
         return f"Result({dict(self.outputs)!r}, run_id={self.run_id!r})"
+
+
+def _result(outputs: dict[str, Any], account: dict[str, Any]) -> Result:
+    return Result(outputs, **account)

@@ -154,8 +154,8 @@ class ToolSource(Protocol):
 class Strategy(Protocol):
     """Decides how an agent gets from inputs to outputs.
 
-    `kaizen.current_run()` gives the run: its `cycle()` makes one turn of the loop and its
-    `ask_model()` one request to the model.
+    `kaizen.current_run()` gives the run: its `cycle()` makes one turn of the loop, and its
+    `read()` the outputs of a reply.
     """
 
     async def execute(

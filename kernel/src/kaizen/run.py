@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from decimal import Decimal
+from functools import partial
+from threading import get_ident
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, from_thread
 
 from kaizen._records import record
-from kaizen.errors import AgentInterrupted, RunError
+from kaizen.errors import AgentInterrupted, OutputError, RunError
 from kaizen.interrupts import InterruptMode, InterruptReason
 from kaizen.messages import Message, ModelReply, ModelRequest, Usage
 from kaizen.operations import (
@@ -24,7 +26,7 @@ from kaizen.operations import (
     RunRequest,
 )
 from kaizen.runlog import Interrupted, Noted, RunLog, RunState, StreamEvent, Subscription
-from kaizen.tools import Tool, ToolCall, ToolResult
+from kaizen.tools import Outcome, Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from kaizen._dispatch import Observer
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Run", "current_run", "leave_run", "running"]
 
 MAX_DEPTH = 32
+_CUT_SHORT = ("length", "content_filter")
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
 
 
@@ -74,6 +77,9 @@ class Plan:
 
     Attributes:
         version: The hooks' version for which the operations were compiled.
+        spec_of: What each tool said of itself when the plan was made; nothing else counts.
+        specs: What the model is offered.
+        offered: The names of these.
         opening: The messages that every conversation begins with.
         new_scope: Makes a cancel scope of this event loop. It is the scopes' own class:
             `CancelScope` itself looks up the event loop each time, for a third of the cost.
@@ -89,7 +95,9 @@ class Plan:
     strategy: Strategy
     store: CheckpointStore | None
     tools: Mapping[str, Tool]
+    spec_of: Mapping[str, ToolSpec]
     specs: tuple[ToolSpec, ...]
+    offered: frozenset[str]
     output: OutputSpec | None
     settings: ModelSettings
     opening: tuple[Message, ...]
@@ -130,6 +138,7 @@ class Run:
         "_cycle",
         "_direct_calls",
         "_done",
+        "_given",
         "_outcomes",
         "_scope",
         "_subscription",
@@ -183,8 +192,9 @@ class Run:
         self._subscription: Subscription | None = None
         self._cycle = 0
         self._uncharged: ModelReply | None = None
-        self._validated: dict[str, Mapping[str, Any]] = {}
-        self._outcomes: dict[str, ToolResult] = {}
+        self._given: Mapping[str, Any] = inputs
+        self._validated: dict[str, tuple[Tool, dict[str, Any], Mapping[str, Any]]] = {}
+        self._outcomes: dict[str, Outcome] = {}
         self._direct_calls = 0
         self._done: anyio.Event | None = None
         if parent is None:
@@ -237,6 +247,10 @@ class Run:
         Returns:
             Whether the call changed anything.
         """
+        if self.plan.kernel.thread != get_ident():
+            return from_thread.run_sync(
+                self.interrupt, reason, token=self.plan.kernel._token
+            )
         reason = reason or InterruptReason()
         immediate = reason.mode is InterruptMode.IMMEDIATE
         known = self.interrupted
@@ -263,7 +277,7 @@ class Run:
         return True
 
     def note(self, source: str, kind: str, data: Mapping[str, Any]) -> None:
-        """Put a plugin's own record into the log.
+        """Put a plugin's own record into the log, from any thread.
 
         Args:
             source: The plugin.
@@ -273,6 +287,10 @@ class Run:
         Raises:
             RunError: The run has ended.
         """
+        if self.plan.kernel.thread != get_ident():
+            hop = partial(self.note, source, kind, data)
+            from_thread.run_sync(hop, token=self.plan.kernel._token)
+            return
         self._refuse_if_ended("be added to")
         entry = Noted(
             seq=len(self.log.entries), at=time(), source=source, kind=kind, data=data
@@ -306,8 +324,14 @@ class Run:
         """Return the validated outputs that a reply holds. For strategies.
 
         Raises:
-            OutputError: It does not fit the signature.
+            OutputError: It does not fit the signature, or was cut short.
         """
+        if reply.finish_reason in _CUT_SHORT:
+            raise OutputError(
+                f"agent {self.agent_id!r}",
+                (f"the reply was cut short ({reply.finish_reason}): answer more briefly",),
+                reply.text,
+            )
         return self.plan.signature.parse_output(reply.text)
 
     async def checkpoint(

@@ -621,7 +621,7 @@ class Subscription(AsyncIterator[StreamEvent]):
     misses none; deltas wait in a bounded buffer.
     """
 
-    __slots__ = ("_buffer", "_cursor", "_deltas", "_gap", "_log", "_signal")
+    __slots__ = ("_buffer", "_cancelled", "_cursor", "_deltas", "_gap", "_log", "_signal")
 
     def __init__(self, log: RunLog, *, start: int, buffer: int) -> None:
         self._log = log
@@ -630,6 +630,7 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._deltas: deque[TextDelta] = deque()
         self._gap: Gap | None = None
         self._signal = anyio.Event()
+        self._cancelled = False
 
     def __aiter__(self) -> Subscription:
         return self
@@ -639,16 +640,18 @@ class Subscription(AsyncIterator[StreamEvent]):
             event = self._next()
             if event is not None:
                 return event
-            if self._log._closed:
+            if self._log._closed or self._cancelled:
                 self.cancel()
                 raise StopAsyncIteration
             self._signal = anyio.Event()
             await self._signal.wait()
 
     def cancel(self) -> None:
-        """Stop listening."""
+        """Stop listening; a reader that waits comes to the end."""
         others = (each for each in self._log._subscriptions if each is not self)
         self._log._subscriptions = tuple(others)
+        self._cancelled = True
+        self._signal.set()
 
     def _next(self) -> StreamEvent | None:
         entries = self._log.entries

@@ -332,7 +332,9 @@ class FunctionTool:
         if self._is_async:
             return await self._function(**keywords)
         # In a list, because trio refuses a function that returns a coroutine.
-        [value] = await anyio.to_thread.run_sync(lambda: [self._function(**keywords)])
+        [value] = await anyio.to_thread.run_sync(
+            lambda: [self._function(**keywords)], abandon_on_cancel=True
+        )
         return await value if inspect.isawaitable(value) else value
 
     def _parse(self, arguments: Mapping[str, Any]) -> Any:
@@ -458,6 +460,10 @@ def tool(
     if function is not None:
         return FunctionTool(function, effect=effect, **options)
     return lambda decorated: FunctionTool(decorated, effect=effect, **options)
+
+
+def _listed(function: Callable[..., Any], keywords: Mapping[str, Any]) -> list[Any]:
+    return [function(**keywords)]
 
 
 def undeclared(function: Any) -> AgentCreationError:
