@@ -9,6 +9,7 @@ import anyio
 import pytest
 from kaizen import (
     BaseAgent,
+    CheckpointStore,
     InterruptMode,
     InterruptReason,
     InterruptSignal,
@@ -21,8 +22,14 @@ from kaizen import (
     tool,
 )
 from kaizen.errors import AgentInterrupted
-from kaizen.runlog import RunEnded
-from kaizen.testing import Call, ModelPlugin, RecordingPlugin, ScriptedModel
+from kaizen.runlog import RunEnded, decode, fold
+from kaizen.testing import (
+    Call,
+    MemoryCheckpointStore,
+    ModelPlugin,
+    RecordingPlugin,
+    ScriptedModel,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -337,8 +344,21 @@ async def run_once(stop_at: int) -> tuple[Points, list[Run], bool]:
         "inner answer",
         "outer answer",
     )
-    plugins = [ModelPlugin(model), everywhere(points)]
-    config = {"default_provider": "scripted"}
+
+    class Store(MemoryCheckpointStore):
+        async def append(self, run_id: str, entries: Any, **options: Any) -> None:
+            await points.pass_by()
+            await super().append(run_id, entries, **options)
+            await points.pass_by()
+
+    class StorePlugin:
+        @hookimpl
+        def contribute(self, registry: Any) -> None:
+            registry.add(CheckpointStore, "store", store)
+
+    store = Store()
+    plugins = [ModelPlugin(model), everywhere(points), StorePlugin]
+    config = {"default_provider": "scripted", "checkpoint_store": "store"}
     completed = False
     async with Kernel(
         plugins=plugins, discover=False, config=config, config_file=False, environ={}
@@ -349,8 +369,14 @@ async def run_once(stop_at: int) -> tuple[Points, list[Run], bool]:
         )
         with points.scope:
             await outer.run(question="?")
+            await anyio.lowlevel.checkpoint()  # of the caller: the end itself is shielded
             completed = True
         assert kernel.hooks.problems == []
+    for record in await store.runs():
+        state = fold(decode(each) for each in await store.read(record.run_id))
+        assert state.status in ("completed", "cancelled")
+        assert_valid(state.messages)
+        assert not state.pending
     return points, runs, completed
 
 
