@@ -105,7 +105,7 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
 async def _completed(run: Run, outputs: Mapping[str, Any] | None = None) -> None:
     """End a run well. Nobody hears of its end before it is kept."""
     _write_end(run, "completed", outputs)
-    problem = await _keep(run)
+    problem = None if run.plan.store is None else await _keep(run)
     if problem is not None:
         run.result, run.error = None, problem
     _let_go(run)
@@ -458,7 +458,7 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     text = _clean(reply.text)
     if len(text) > MAX_REPLY_CHARS:
         text = _cut(text, 1_000)
-    uses = tuple([_to_keep(use) for use in reply.tool_uses]) if reply.tool_uses else ()
+    uses = _to_keep(reply.tool_uses)
     usage, cost = reply.usage, reply.cost_usd
     paid = run._uncharged
     if paid is reply or _same_charge(paid, reply):
@@ -538,16 +538,25 @@ def _fitting(use: ToolUse) -> ToolUse:
     return replace(use, id="" if odd else use.id, name=_clean(use.name)[:MAX_NAME_CHARS])
 
 
-def _to_keep(use: ToolUse) -> ToolUse:
-    """Return a call as the conversation keeps it: what no tool takes is cut."""
-    arguments = use.arguments
-    if not isinstance(arguments, str):
+def _to_keep(uses: tuple[ToolUse, ...]) -> tuple[ToolUse, ...]:
+    """Return calls as the conversation keeps them: what no tool takes is cut."""
+    for use in uses:
+        arguments = use.arguments
+        if isinstance(arguments, str) and not _is_plain(arguments):
+            return tuple(_shortened(each) for each in uses)
+    return uses
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= MAX_ARGUMENT_CHARS and text.isascii()
+
+
+def _shortened(use: ToolUse) -> ToolUse:
+    if not isinstance(use.arguments, str):
         return use
-    if len(arguments) <= MAX_ARGUMENT_CHARS and arguments.isascii():
-        return use
-    kept = _clean(arguments)
+    text = _clean(use.arguments)
     return replace(
-        use, arguments=kept if len(kept) <= MAX_ARGUMENT_CHARS else _cut(kept, 1_000)
+        use, arguments=text if len(text) <= MAX_ARGUMENT_CHARS else _cut(text, 1_000)
     )
 
 
@@ -711,8 +720,6 @@ def _write_end(
 
 async def _keep(run: Run) -> Exception | None:
     """Make the end of a run durable, cancelled or not; return what went wrong."""
-    if run.plan.store is None:
-        return None
     try:
         with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
             await run.log.commit()
@@ -769,7 +776,7 @@ async def _failed(run: Run, error: BaseException) -> None:
     if reason is not None:
         await _tell_of_stop(run, run.plan.pre_interrupt, reason)
     _write_end(run, status, error=error)
-    problem = await _keep(run)
+    problem = None if run.plan.store is None else await _keep(run)
     if problem is not None:
         error.add_note(f"and the end of the run could not be kept: {problem}")
     _let_go(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -98,12 +98,24 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
+        return Usage.total((self, other))
+
+    @staticmethod
+    def total(parts: Iterable[Usage]) -> Usage:
+        """Return the sum of usages."""
+        requests = input_tokens = output_tokens = cached_tokens = reasoning_tokens = 0
+        for each in parts:
+            requests += each.requests
+            input_tokens += each.input_tokens
+            output_tokens += each.output_tokens
+            cached_tokens += each.cached_tokens
+            reasoning_tokens += each.reasoning_tokens
         return Usage(
-            requests=self.requests + other.requests,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            requests=requests,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+            reasoning_tokens=reasoning_tokens,
         )
 
 

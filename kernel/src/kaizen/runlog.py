@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import field, fields
 from decimal import Decimal
 from functools import cache
@@ -102,7 +101,7 @@ class RunState:
         self.started: RunStarted | None = None
         self.status: RunStatus = "running"
         self.messages: list[Message] = []
-        self.call_ids: AbstractSet[str] = _NO_IDS
+        self.call_ids: set[str] = _NO_IDS
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
         self.reserved: dict[str, Decimal] = {}
@@ -120,8 +119,15 @@ class RunState:
         """What was consumed."""
         charges = self._charges or []
         if len(charges) > 1:
-            charges[:] = [sum(charges[1:], charges[0])]
+            charges[:] = [Usage.total(charges)]
         return charges[0] if charges else _NOTHING
+
+    def know(self, call_id: str) -> None:
+        """Remember the id of a tool call."""
+        if self.call_ids is _NO_IDS:
+            self.call_ids = {call_id}
+        else:
+            self.call_ids.add(call_id)
 
     def charge(self, usage: Usage, cost_usd: Decimal | None) -> None:
         """Add what was consumed."""
@@ -134,7 +140,7 @@ class RunState:
 
 
 _NOTHING = Usage()
-_NO_IDS: AbstractSet[str] = frozenset()
+_NO_IDS: set[str] = set()  # stands for each empty one; never added to
 
 
 @record
@@ -228,8 +234,8 @@ class ModelReplied(Entry):
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
-        if self.message.tool_uses:
-            state.call_ids |= {use.id for use in self.message.tool_uses}
+        for use in self.message.tool_uses:
+            state.know(use.id)
         state.charge(self.usage, self.cost_usd)
 
 
@@ -271,7 +277,7 @@ class ToolIntended(Entry):
     def apply(self, state: RunState) -> None:
         state.pending[self.call_id] = self
         if not self.in_history:
-            state.call_ids |= {self.call_id}
+            state.know(self.call_id)
 
 
 @record
