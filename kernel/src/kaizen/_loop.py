@@ -90,7 +90,11 @@ async def execute(run: Run) -> Result:
     request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run._given)
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
-    await _completed(run, dict(result.outputs))
+    _write_end(run, "completed", result.outputs)
+    if run.plan.store is None:
+        _let_go(run)
+    else:
+        await _let_go_kept(run)
     return result
 
 
@@ -98,14 +102,14 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
     """Carry out a run that asks no model and only calls tools."""
     _begin(run, "")
     value = await _guarded(run, calls())
-    await _completed(run)
+    _write_end(run, "completed")
+    await _let_go_kept(run)
     return value
 
 
-async def _completed(run: Run, outputs: Mapping[str, Any] | None = None) -> None:
-    """End a run well. Nobody hears of its end before it is kept."""
-    _write_end(run, "completed", outputs)
-    problem = None if run.plan.store is None else await _keep(run)
+async def _let_go_kept(run: Run) -> None:
+    """Let go of a run that went well. Nobody hears of its end before it is kept."""
+    problem = await _keep(run)
     if problem is not None:
         run.result, run.error = None, problem
     _let_go(run)
@@ -720,6 +724,8 @@ def _write_end(
 
 async def _keep(run: Run) -> Exception | None:
     """Make the end of a run durable, cancelled or not; return what went wrong."""
+    if run.plan.store is None:
+        return None
     try:
         with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
             await run.log.commit()
@@ -776,7 +782,7 @@ async def _failed(run: Run, error: BaseException) -> None:
     if reason is not None:
         await _tell_of_stop(run, run.plan.pre_interrupt, reason)
     _write_end(run, status, error=error)
-    problem = None if run.plan.store is None else await _keep(run)
+    problem = await _keep(run)
     if problem is not None:
         error.add_note(f"and the end of the run could not be kept: {problem}")
     _let_go(run)

@@ -130,7 +130,7 @@ class Result(Mapping[str, Any]):
         duration_ms: float = 0.0,
         messages: tuple[Message, ...] = (),
     ) -> None:
-        self.outputs = MappingProxyType(dict(outputs))
+        self.outputs = MappingProxyType(outputs)
         self.run_id = run_id
         self.cycles = cycles
         self.tool_calls = tool_calls

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import field, fields
 from decimal import Decimal
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import anyio
@@ -739,6 +740,8 @@ def encode(entry: Entry) -> StoredEntry:
 def _plain(value: Any) -> Any:
     if isinstance(value, Media):
         return value.to_json()
+    if isinstance(value, MappingProxyType):
+        return dict(value)
     raise TypeError(f"a value of type {type(value).__name__!r}")
 
 
