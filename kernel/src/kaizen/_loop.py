@@ -54,7 +54,7 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import DangerLevel, Tool, ToolCall, ToolContext, ToolResult
+from kaizen.tools import Tool, ToolCall, ToolContext, ToolResult
 
 __all__ = [
     "agent_loop",
@@ -247,9 +247,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     if tool is None:
         raise UnknownNameError("tool", call.name, plan.tools)
     spec = plan.spec_of[call.name]
-    if spec.effect.danger > DangerLevel.LOW and not (
-        call.grant or call.name in plan.grants
-    ):
+    if call.name not in plan.free and call.grant is None:
         raise ToolRefusedError(
             f"tool {call.name!r}",
             f"is of danger level {spec.effect.danger.name} and nobody granted the call",
@@ -459,10 +457,10 @@ def _begin(run: Run, content: Any) -> None:
 def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     """Log the reply that joins the conversation, and charge what was paid for."""
     log = run.log
-    text = _clean(reply.text)
+    text = reply.text if reply.text.isascii() else _clean(reply.text)
     if len(text) > MAX_REPLY_CHARS:
         text = _cut(text, 1_000)
-    uses = _to_keep(reply.tool_uses)
+    uses = _to_keep(reply.tool_uses) if reply.tool_uses else ()
     usage, cost = reply.usage, reply.cost_usd
     paid = run._uncharged
     if paid is reply or _same_charge(paid, reply):
@@ -602,7 +600,7 @@ def _as_text(value: Any, limit: int) -> str:
         ToolError: The value is nothing that JSON can hold.
     """
     if isinstance(value, str):
-        text = _clean(value)
+        text = value if value.isascii() else _clean(value)
     else:
         try:
             text = to_json(value, inf_nan_mode="strings").decode()
@@ -612,7 +610,7 @@ def _as_text(value: Any, limit: int) -> str:
                 f"is nothing that JSON can hold: {error}",
                 "Return text, numbers, lists, mappings or models.",
             ) from error
-    return _cut(text, limit)
+    return text if len(text) <= limit else _cut(text, limit)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -623,7 +621,7 @@ def _cut(text: str, limit: int) -> str:
 
 def _clean(text: str) -> str:
     """Return a text without halves of characters, which no wire can hold."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace").decode()
 
 
 def _tool_error(call: ToolCall, error: Exception) -> KaizenError:

@@ -424,7 +424,11 @@ class BaseAgent:
             output=_output_spec(signature, strict=native),
             settings=config.model_settings,
             opening=(Message(role="system", content=prompt, origin="signature"),),
-            grants=self._grants,
+            free=self._grants.union(
+                name
+                for name, spec in spec_of.items()
+                if spec.effect.danger <= DangerLevel.LOW
+            ),
             new_scope=type(anyio.CancelScope()),
             agent_loop=compiled("agent_loop", _loop.agent_loop, AgentLoopEvent, Result),
             cycle=compiled("cycle", _loop.cycle, CycleEvent, CycleResult),

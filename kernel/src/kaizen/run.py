@@ -80,6 +80,8 @@ class Plan:
         spec_of: What each tool said of itself when the plan was made; nothing else counts.
         specs: What the model is offered.
         offered: The names of these.
+        free: Tools that run without a grant for the call: harmless ones, and those that the
+            agent was granted.
         opening: The messages that every conversation begins with.
         new_scope: Makes a cancel scope of this event loop. It is the scopes' own class:
             `CancelScope` itself looks up the event loop each time, for a third of the cost.
@@ -101,7 +103,7 @@ class Plan:
     output: OutputSpec | None
     settings: ModelSettings
     opening: tuple[Message, ...]
-    grants: frozenset[str]
+    free: frozenset[str]
     new_scope: Callable[[], CancelScope]
     agent_loop: Callable[[RunRequest], Awaitable[Result]]
     cycle: Callable[[CycleRequest], Awaitable[CycleResult]]

@@ -151,6 +151,11 @@ class ToolSpec:
     timeout_s: float = 60.0
     max_output_chars: int = 100_000
 
+    @property
+    def harmless(self) -> bool:
+        """Whether the tool runs without a grant."""
+        return self.effect.danger <= DangerLevel.LOW
+
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise AgentCreationError(
@@ -597,5 +602,5 @@ def select(
         each
         for each in tools
         if (category is None or each.spec.category == category)
-        and (not safe_only or each.spec.effect.danger <= DangerLevel.LOW)
+        and (not safe_only or each.spec.harmless)
     ]
