@@ -425,9 +425,7 @@ class BaseAgent:
             settings=config.model_settings,
             opening=(Message(role="system", content=prompt, origin="signature"),),
             free=self._grants.union(
-                name
-                for name, spec in spec_of.items()
-                if spec.effect.danger <= DangerLevel.LOW
+                each.name for each in spec_of.values() if each.harmless
             ),
             new_scope=type(anyio.CancelScope()),
             agent_loop=compiled("agent_loop", _loop.agent_loop, AgentLoopEvent, Result),
