@@ -253,11 +253,13 @@ async def tool_call(call: ToolCall) -> ToolResult:
             f"is of danger level {spec.effect.danger.name} and nobody granted the call",
             "Do without it, or ask the user to grant it.",
         )
-    known = run._validated.pop(call.id, None)
-    if known is not None and known[0] is tool and known[2] is call.arguments:
-        arguments = known[1]
-    else:
-        arguments = _validated(tool, dict(call.arguments))
+    arguments = call.arguments
+    if plan.hooked:
+        known = run._validated.pop(call.id, None)
+        if known is not None and known[0] is tool and known[2] is arguments:
+            arguments = known[1]
+        else:
+            arguments = _validated(tool, dict(arguments))
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -295,7 +297,8 @@ async def tool_call(call: ToolCall) -> ToolResult:
             content=content,
             duration_ms=(perf_counter() - started) * 1_000,
         )
-    run._outcomes[call.id] = result.outcome
+    if plan.hooked:
+        run._outcomes[call.id] = result.outcome
     return result
 
 
@@ -335,8 +338,10 @@ async def call_tool(
         if cycle and name not in plan.offered:
             raise UnknownNameError("tool", name[:64], plan.offered)
         validated = _validated(tool, _parse_arguments(name, arguments))
-        shown = MappingProxyType(validated)
-        run._validated[call_id] = (tool, validated, shown)
+        shown: Mapping[str, Any] = validated
+        if plan.hooked:
+            shown = MappingProxyType(validated)
+            run._validated[call_id] = (tool, validated, shown)
         call = ToolCall(
             id=call_id,
             name=name,
@@ -357,7 +362,8 @@ async def call_tool(
         _finished(run, _unfinished(run, call_id, name), cycle)
         raise
     finally:
-        run._outcomes.pop(call_id, None)
+        if plan.hooked:
+            run._outcomes.pop(call_id, None)
     _finished(run, result, cycle)
     if plan.store is not None:
         await run.log.commit()

@@ -407,6 +407,7 @@ class BaseAgent:
         prompt = signature.system_prompt if native else signature.prompted_system_prompt
         specs = () if isinstance(strategy, SingleShot) else tuple(spec_of.values())
         compiled = partial(_compiled, managers)
+        tool_call = compiled("tool_call", _loop.tool_call, ToolCallEvent, ToolResult)
         return Plan(
             version=version,
             kernel=kernel,
@@ -427,11 +428,12 @@ class BaseAgent:
             free=self._grants.union(
                 each.name for each in spec_of.values() if each.harmless
             ),
+            hooked=tool_call is not _loop.tool_call,
             new_scope=type(anyio.CancelScope()),
             agent_loop=compiled("agent_loop", _loop.agent_loop, AgentLoopEvent, Result),
             cycle=compiled("cycle", _loop.cycle, CycleEvent, CycleResult),
             model_call=compiled("model_call", _loop.model_call, ModelCallEvent, ModelReply),
-            tool_call=compiled("tool_call", _loop.tool_call, ToolCallEvent, ToolResult),
+            tool_call=tool_call,
             checkpoint_save=compiled(
                 "checkpoint_save", _loop.checkpoint_save, CheckpointEvent, Checkpoint
             ),

@@ -82,6 +82,7 @@ class Plan:
         offered: The names of these.
         free: Tools that run without a grant for the call: harmless ones, and those that the
             agent was granted.
+        hooked: Whether hooks see tool calls, and what they may do has to be checked.
         opening: The messages that every conversation begins with.
         new_scope: Makes a cancel scope of this event loop. It is the scopes' own class:
             `CancelScope` itself looks up the event loop each time, for a third of the cost.
@@ -104,6 +105,7 @@ class Plan:
     settings: ModelSettings
     opening: tuple[Message, ...]
     free: frozenset[str]
+    hooked: bool
     new_scope: Callable[[], CancelScope]
     agent_loop: Callable[[RunRequest], Awaitable[Result]]
     cycle: Callable[[CycleRequest], Awaitable[CycleResult]]

@@ -12,6 +12,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NamedTuple,
     Protocol,
     TypeAlias,
     get_args,
@@ -165,8 +166,7 @@ class ToolSpec:
             )
 
 
-@record
-class ToolContext:
+class ToolContext(NamedTuple):
     """Where a tool is called from.
 
     A parameter of this type is filled in by the kernel and not shown to the model.
