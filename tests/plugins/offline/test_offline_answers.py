@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any, Literal
@@ -478,14 +479,14 @@ async def test_many_conversations_run_at_once_and_none_hears_another() -> None:
 
 async def test_a_large_text_does_not_block_the_loop() -> None:
     large = " ".join(f"Crate {i} holds {i} apples." for i in range(20_000))
-    turns = 0
+    gaps: list[float] = []
 
     async def count(scope: anyio.CancelScope) -> None:
-        nonlocal turns
         with scope:
             while True:
-                turns += 1
+                before = time.perf_counter()
                 await anyio.sleep(0.001)
+                gaps.append(time.perf_counter() - before)
 
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
@@ -496,7 +497,46 @@ async def test_a_large_text_does_not_block_the_loop() -> None:
         scope.cancel()
 
     assert "19999 apples" in reply.text
-    assert turns > 3
+    assert max(gaps) < 0.5 * sum(gaps)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda size: "# a" + " " * size + "x harbour",
+        lambda size: "# " + "#" * size + " harbour" + "#" * size,
+        lambda size: "e.g. A harbour " * (size // 15),
+        lambda size: "The harbour opens at nine. " * (size // 27),
+        lambda size: "|" * size + "harbour",
+        lambda size: "harbour opens." + ")" * size + "x",
+        lambda size: "a.b@" * (size // 4) + " harbour opens",
+    ],
+    ids=["blanks", "hashes", "abbreviations", "sentences", "bars", "brackets", "at signs"],
+)
+async def test_the_work_on_a_long_line_grows_with_its_length_alone(
+    shape: Callable[[int], str],
+) -> None:
+    async def cost(size: int) -> float:
+        asked = request(f"context: {shape(size)}\nquestion: When does the harbour open?")
+        before = time.process_time()
+        await OfflineProvider().complete(asked)
+        return time.process_time() - before
+
+    await cost(100)  # what is imported for the first time
+    short = min([await cost(15_000) for _ in range(3)])
+    long = await cost(60_000)
+
+    assert long < 8 * max(short, 0.002)
+
+
+async def test_what_stands_far_behind_in_a_long_line_is_found() -> None:
+    line = "Sand is wet. " * 900 + "The harbour opens at nine. " + "Mud is wet. " * 900
+
+    reply = await OfflineProvider().complete(
+        request(f"context: {line}\nquestion: When does the harbour open?")
+    )
+
+    assert "The harbour opens at nine." in reply.text
 
 
 async def test_a_request_can_be_cancelled_while_it_is_searched() -> None:

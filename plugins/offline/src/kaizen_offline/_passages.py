@@ -27,8 +27,10 @@ Kind: TypeAlias = Literal["prose", "item", "row", "symbol", "code"]
 
 _MAX_PROSE_LINES = 30
 _MAX_CODE_LINES = 12
+_MAX_LINE = 4000
+_LONGEST_ABBREVIATION = 12
 _PROSE = frozenset({"", ".md", ".markdown", ".rst", ".txt", ".adoc", ".org", ".log"})
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*$")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _UNDERLINE = re.compile(r"(={3,}|-{3,}|~{3,})\s*$")
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+\S")
 _ROW = re.compile(r"\s*\|.*\|\s*$")
@@ -105,12 +107,27 @@ class Sentence:
 def passages(text: Text) -> Iterator[Passage]:
     """Cut a text into passages, in order."""
     suffix = PurePosixPath(text.path).suffix.lower()
-    lines = [Line(i, line) for i, line in enumerate(text.lines, start=text.start_line)]
+    lines = [
+        Line(number, part)
+        for number, line in enumerate(text.lines, start=text.start_line)
+        for part in _parts(line)
+    ]
     if suffix in (".py", ".pyi"):
         return _python(text.path, lines)
     if suffix in _PROSE:
         return _prose(text.path, lines)
     return _other(text.path, lines)
+
+
+def _parts(line: str) -> Iterator[str]:
+    """Cut a line that is too long at a blank: every pattern here looks at short texts."""
+    start = 0
+    while len(line) - start > _MAX_LINE:
+        blank = line.rfind(" ", start + 1, start + _MAX_LINE)
+        end = start + _MAX_LINE if blank < 0 else blank + 1
+        yield line[start:end]
+        start = end
+    yield line[start:]
 
 
 def sentences(passage: Passage) -> Iterator[Sentence]:
@@ -138,7 +155,7 @@ def sentences(passage: Passage) -> Iterator[Sentence]:
 def _pieces(line: str) -> list[str]:
     pieces, start = [], 0
     for end in _END.finditer(line):
-        if not _ABBREVIATION.search(line[start : end.start()].rstrip("\"'”’)]`*")):
+        if not _is_abbreviated(line, start, end.start()):
             pieces.append(line[start : end.end()])
             start = end.end()
     return [*pieces, line[start:]]
@@ -146,7 +163,14 @@ def _pieces(line: str) -> list[str]:
 
 def _ends(piece: str) -> bool:
     stripped = piece.rstrip().rstrip("\"'”’)]`*")
-    return stripped.endswith((".", "!", "?")) and not _ABBREVIATION.search(stripped)
+    if not stripped.endswith((".", "!", "?")):
+        return False
+    return not _is_abbreviated(stripped, 0, len(stripped))
+
+
+def _is_abbreviated(line: str, start: int, end: int) -> bool:
+    """Whether a part of a line ends in an abbreviation; only its last letters are read."""
+    return bool(_ABBREVIATION.search(line[max(start, end - _LONGEST_ABBREVIATION) : end]))
 
 
 def _prose(path: str, lines: Sequence[Line], above: str = "") -> Iterator[Passage]:
@@ -241,7 +265,7 @@ def _heading(lines: Sequence[Line], i: int) -> tuple[int, str] | None:
     """Return level and text of the heading at a line, marked or underlined."""
     text = lines[i].text
     if marked := _HEADING.match(text):
-        return len(marked[1]), marked[2]
+        return len(marked[1]), marked[2].rstrip().rstrip("#").rstrip()
     below = lines[i + 1].text if i + 1 < len(lines) else ""
     above = lines[i - 1].text if i else ""
     if text.strip() and not above.strip() and _UNDERLINE.match(below):

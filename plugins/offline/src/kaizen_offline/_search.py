@@ -127,9 +127,10 @@ def _asks(sentence: Sentence, question: str) -> bool:
 def _cut(texts: Iterable[Text]) -> list[Passage]:
     deadline = time.monotonic() + _MAX_SECONDS
     units: list[Passage] = []
-    for text in texts:
-        units.extend(islice(passages(text), _MAX_PASSAGES - len(units)))
-        if len(units) >= _MAX_PASSAGES or time.monotonic() > deadline:
+    every = (unit for text in texts for unit in passages(text))
+    for unit in islice(every, _MAX_PASSAGES):
+        units.append(unit)
+        if time.monotonic() > deadline:
             break
     return units
 
