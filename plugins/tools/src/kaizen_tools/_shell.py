@@ -35,7 +35,7 @@ __all__ = ["Shell"]
 _MAX_COMMAND = 100_000
 _CHUNK = 1 << 16
 _MARGIN_S = 20.0
-_KILL_S = 8.0
+_KILL_S = 12.0
 _LAST_OUTPUT_S = 1.0
 _JSON_AROUND = 300
 
@@ -153,6 +153,7 @@ class Running:
 
     Attributes:
         why: Why it was stopped: `time`, `output`, `processes`, or `""`.
+        left: What could not be killed, in words, or `""`.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Running:
         self._stderr = Captured(keep=max_chars)
         self._exit_code = 128 + signal.SIGKILL
         self.why = ""
+        self.left = ""
 
     async def finish(self, timeout_s: float) -> None:
         """Read what the command writes until it ends, at most so many seconds."""
@@ -232,11 +234,14 @@ class Running:
         except BlockingIOError:
             return
         if len(lines) == 3:
-            code, _, why = lines[1].partition(" ")
+            code, left, why = lines[1].split(" ")
             self._exit_code = int(code)
             if why == "processes":
                 self.why = why
+            if left != "0":
+                self.left = f"processes that could not be killed: {left}"
         elif lines[0].isdigit():
+            self.left = "the supervisor was killed: what left the session may still run"
             await run_sync(kill_session, int(lines[0]))
 
     def _notice(self) -> str:
@@ -244,7 +249,8 @@ class Running:
             "output": f"it wrote over {self._settings.max_output_bytes} bytes",
             "processes": f"it had over {self._settings.processes} processes",
         }
-        return f"\n[stopped: {notices[self.why]}]" if self.why in notices else ""
+        stopped = f"\n[stopped: {notices[self.why]}]" if self.why in notices else ""
+        return stopped + (f"\n[{self.left}]" if self.left else "")
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ It is started as `python -I -S _supervisor.py`, with an order and a command: the
 says something or ends: when the program that started it closes it, or is gone.
 
 What the command starts stays below this process, wherever it puts itself: an orphan comes
-to the nearest subreaper above. At the end all of them are killed.
+to the nearest subreaper above. At the end all of them are killed. The limits of the command
+are not those of this process, which has to outlast it.
 
 Every module that is imported here delays every command: `json`, `typing` and `signal` take
 longer than the rest together.
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL, _SIGTERM = 9, 15
+_SIGSTOP = 17 if sys.platform == "darwin" else 19
+_SIG_DFL, _SIG_IGN = 0, 1
+_ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 _IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 _TICK_MS = 50
-_KILL_S = 5.0
+_KILL_S = 10.0
+_FREEZES = 20
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - starts faster
+_HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
 class Order:
@@ -36,8 +42,8 @@ class Order:
 
     Attributes:
         directory: Descriptor of the directory that the command runs in.
-        report: Descriptor to write to, first the command's process id, then its exit code
-            and why it was stopped.
+        report: Descriptor to write to, first the command's process id, then its exit code,
+            how many processes are left, and why it was stopped.
         processes: Most processes of the command.
         grace_s: Time between SIGTERM and SIGKILL, in seconds.
         limits: Limits of one process, by the names that `resource` has for them.
@@ -59,17 +65,15 @@ def main() -> None:
     os.set_inheritable(order.report, False)
     _become_subreaper()
     _become_urgent()
-    try:
-        child = _start(order, sys.argv[2:])
-    except OSError as error:
-        os.write(2, f"the command could not be started: {error}\n".encode())
-        os.write(order.report, b"0\n126 \n")
-        return
+    _handle(_ENDING, _SIG_IGN)
+    child = _start(order, sys.argv[2:])
     os.write(order.report, f"{child}\n".encode())
     _close_outputs()
     status, stopped = _wait(child, order.processes)
-    status = _clean_up(child, status, order.grace_s if stopped == "asked" else 0.0)
-    os.write(order.report, f"{_exit_code(status)} {stopped}\n".encode())
+    if stopped == "asked" and order.grace_s:
+        status = _let_end(child, order)
+    status, left = _end(child, status)
+    os.write(order.report, f"{_exit_code(status)} {left} {stopped}\n".encode())
 
 
 def _become_subreaper() -> None:
@@ -92,22 +96,37 @@ def _become_urgent() -> None:
         return
 
 
+def _handle(numbers: tuple[int, ...], how: int) -> None:
+    """Set what signals do. The module `signal` can do it too, but takes long to import."""
+    import ctypes
+
+    signal = ctypes.CDLL(None).signal
+    signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    signal.restype = ctypes.c_void_p
+    for number in numbers:
+        signal(number, how)
+
+
 def _start(order: Order, command: list[str]) -> int:
-    """Start the command in a session of its own. It inherits the limits from here."""
-    os.fchdir(order.directory)
-    for name, value in order.limits.items():
-        _limit(getattr(resource, name), value)
-    if _HAS_PROC:
-        # It counts the threads of the user, of whom there are no more than of all.
-        _limit(resource.RLIMIT_NPROC, _thread_count() + order.processes)
-    return os.posix_spawn(
-        command[0],
-        command,
-        dict(os.environ),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-        setsid=True,
-        setsigdef=_IGNORED_BY_PYTHON,
-    )
+    """Start the command in a session of its own, with its limits."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        os.fchdir(order.directory)
+        _handle((*_ENDING, *_IGNORED_BY_PYTHON), _SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for name, value in order.limits.items():
+            _limit(getattr(resource, name), value)
+        if _HAS_PROC:
+            # It counts the threads of the user, of whom there are no more than of all; a
+            # second line behind the counting here. The kernel does not enforce it on root.
+            _limit(resource.RLIMIT_NPROC, _thread_count() + order.processes)
+        os.execve(command[0], command, dict(os.environ))  # noqa: S606
+    except BaseException as error:  # noqa: BLE001 - this process is a copy, and ends here
+        os.write(2, f"the command could not be started: {error}\n".encode())
+    os._exit(126)
 
 
 def _limit(kind: int, value: int) -> None:
@@ -131,57 +150,79 @@ def _wait(child: int, processes: int) -> tuple[int | None, str]:
     Returns:
         Its status, if it ended by itself; and why it has to be stopped, or `""`.
     """
-    threads = _thread_count()
     poll = select.poll()
     poll.register(0, select.POLLIN)
     if hasattr(os, "pidfd_open"):
         poll.register(os.pidfd_open(child), select.POLLIN)
     while True:
         ready = [descriptor for descriptor, _ in poll.poll(_TICK_MS)]
-        status = _reaped(child)
+        status, _ = _reap(child)
         if status is not None:
             return status, ""
         if 0 in ready:
             return None, "asked"
-        # Counting all threads of the machine is cheap; it says whether to look closer.
-        if _thread_count() > threads + processes and len(_descendants()) > processes:
+        if _are_over(processes):
             return None, "processes"
 
 
-def _clean_up(child: int, status: int | None, grace_s: float) -> int:
-    """End everything below this process; return the status of the command."""
-    if grace_s:
-        _signal_all(_SIGTERM)
-        if not _HAS_PROC:
-            _send(os.killpg, child, _SIGTERM)
-        status = _reap_until(child, status, time.monotonic() + grace_s)
+def _let_end(child: int, order: Order) -> int | None:
+    """Ask everything to end, and give it time, but not to multiply.
+
+    Returns:
+        The status of the command, if it ends.
+    """
+    deadline = time.monotonic() + order.grace_s
+    for process in _descendants():
+        _send(os.kill, process, _SIGTERM)
+    if not _HAS_PROC:
+        _send(os.killpg, child, _SIGTERM)
+    status, pause = None, 0.001
+    while time.monotonic() < deadline and not _are_over(order.processes):
+        found, is_all = _reap(child)
+        status = found if status is None else status
+        if is_all:
+            break
+        time.sleep(pause)
+        pause = min(pause * 2, _TICK_MS / 1000)
+    return status
+
+
+def _end(child: int, status: int | None) -> tuple[int, int]:
+    """Kill everything below this process, until there is nothing or it takes too long.
+
+    Returns:
+        The status of the command, and how many processes are left.
+    """
     deadline = time.monotonic() + _KILL_S
     if not _HAS_PROC:
         _send(os.killpg, child, _SIGKILL)
-    while (_descendants() or status is None) and time.monotonic() < deadline:
+    pause = 0.001
+    while True:
+        found, is_all = _reap(child)
+        status = found if status is None else status
+        if is_all or time.monotonic() >= deadline:
+            left = 0 if is_all else max(1, len(_descendants()))
+            return 0x7F00 if status is None else status, left
         if status is None:
             # The whole group in one go, which no fork escapes.
             _send(os.killpg, child, _SIGKILL)
-        _signal_all(_SIGKILL)
-        status = _reap_until(child, status, time.monotonic() + 0.02)
-    return 0x7F00 if status is None else status
-
-
-def _reap_until(child: int, status: int | None, deadline: float) -> int | None:
-    """Reap until nothing is left below this process, at most until a deadline."""
-    pause = 0.001
-    while True:
-        found = _reaped(child)
-        status = found if status is None else status
-        if (status is not None and not _descendants()) or time.monotonic() >= deadline:
-            return status
+        for process in _frozen():
+            _send(os.kill, process, _SIGKILL)
         time.sleep(pause)
-        pause = min(pause * 2, 0.05)
+        pause = min(pause * 2, 0.02)
 
 
-def _signal_all(number: int) -> None:
-    for process in _descendants():
-        _send(os.kill, process, number)
+def _frozen() -> set[int]:
+    """Stop everything below this process, so that nothing forks while it is killed."""
+    known: set[int] = set()
+    for _ in range(_FREEZES):
+        found = set(_descendants())
+        for process in found - known:
+            _send(os.kill, process, _SIGSTOP)
+        if found <= known:
+            break
+        known |= found
+    return known
 
 
 def _send(how: Callable[[int, int], None], to: int, number: int) -> None:
@@ -191,25 +232,63 @@ def _send(how: Callable[[int, int], None], to: int, number: int) -> None:
         return
 
 
-def _reaped(child: int) -> int | None:
-    """Reap all that has ended; return the command's status if it is among it."""
+def _reap(child: int) -> tuple[int | None, bool]:
+    """Reap all that has ended.
+
+    Returns:
+        The command's status if it is among it, and whether nothing is left: what has no
+        child has no descendant.
+    """
     found = None
     while True:
         try:
             process, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return found, True
         if process == 0:
-            return found
+            return found, False
         if process == child:
             found = status
 
 
-def _descendants() -> list[int]:
-    """Return all processes below this one. None where there is no `/proc`."""
+def _are_over(processes: int) -> bool:
+    return len(_descendants(processes)) > processes
+
+
+def _descendants(enough: int = sys.maxsize) -> list[int]:
+    """Return the processes below this one, at least one more than `enough` if there are.
+
+    None where there is no `/proc`.
+    """
+    if not _HAS_PROC:
+        return []
+    children = _children if _HAS_CHILDREN else _all_children().get
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting and len(found) <= enough:
+        below = children(waiting.pop()) or []
+        found += below
+        waiting += below
+    return found
+
+
+def _children(process: int) -> list[int]:
+    """Return the children of a process. Takes as long as it has threads."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - starts faster
+            path = f"/proc/{process}/task/{thread}/children"
+            with open(path, "rb") as file:  # noqa: PTH123 - starts faster
+                found += map(int, file.read().split())
+    except OSError:
+        return found
+    return found
+
+
+def _all_children() -> dict[int, list[int]]:
+    """Return the children of all processes of the machine, for kernels that list none."""
     children: dict[int, list[int]] = {}
-    names = os.listdir("/proc") if _HAS_PROC else []  # noqa: PTH208 - starts faster
-    for name in names:
+    for name in os.listdir("/proc"):  # noqa: PTH208 - starts faster
         if not name.isdigit():
             continue
         try:
@@ -218,13 +297,7 @@ def _descendants() -> list[int]:
         except (OSError, ValueError):
             continue
         children.setdefault(parent, []).append(int(name))
-    found: list[int] = []
-    waiting = [os.getpid()]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+    return children
 
 
 def _thread_count() -> int:
