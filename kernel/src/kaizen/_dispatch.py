@@ -91,7 +91,10 @@ def _ordered(
     found = [
         (each, manager) for manager in managers for each in manager.implementations(hook)
     ]
-    return sorted(found, key=lambda pair: pair[0].order)
+    place = {id(manager): place for place, manager in enumerate(managers)}
+    return sorted(
+        found, key=lambda pair: (pair[0].order[0], place[id(pair[1])], pair[0].order[1:])
+    )
 
 
 def _observer(each: Implementation, manager: HookManager) -> Observer:
@@ -118,6 +121,8 @@ def _link(
     takes_next = "call_next" in each.accepts
     takes_request = any(name != "call_next" for name in each.accepts)
     if takes_next and takes_request:
+        if each.accepts[0] == "call_next":
+            return lambda request: function(call_next, request)
         return lambda request: function(request, call_next)
     if takes_next:
         return lambda _request: function(call_next)
@@ -246,7 +251,7 @@ class _Delivery:
             observer = told[at]
             try:
                 outcome = observer[0](event)
-                if observer[1]:
+                if observer[1] or (outcome is not None and isawaitable(outcome)):
                     await outcome
             except Exception as error:  # noqa: BLE001 - observers fail open, and reported
                 if self._armed != at or not self.scope.cancel_called:

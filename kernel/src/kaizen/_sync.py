@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from anyio import from_thread
+from anyio import CancelScope, from_thread
 from anyio.lowlevel import current_token
 
 from kaizen.errors import InitializationError
@@ -78,11 +79,15 @@ def _inside_a_loop() -> bool:
 def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
     outcome: list[Value] = []
     failure: list[BaseException] = []
+    stops: list[Callable[[], None]] = []
     context = copy_context()
 
     async def adopted() -> Value:
         _adopt(context)
-        return await main()
+        with CancelScope() as scope:
+            stops.append(partial(from_thread.run_sync, scope.cancel, token=current_token()))
+            return await main()
+        raise KeyboardInterrupt
 
     def target() -> None:
         try:
@@ -92,7 +97,13 @@ def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
 
     thread = Thread(target=target, name="kaizen-run-sync")
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:  # Ctrl+C: the work stops as well
+        for stop in stops:
+            stop()
+        thread.join()
+        raise
     if failure:
         raise failure[0]
     return outcome[0]

@@ -62,7 +62,7 @@ class AgentConfig(BaseModel):
         default=None, ge=1, description="Most tokens of a reply."
     )
     provider_config: dict[str, Any] = Field(
-        default_factory=dict, description="Fields for this provider alone."
+        default_factory=dict, description="Fields for this provider alone.", repr=False
     )
     timeout: float | None = Field(
         default=None, gt=0, description="Longest time for one run, in seconds."
@@ -111,7 +111,9 @@ class AgentConfig(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise AgentCreationError("the agent's config", explain(error)) from None
+            problem = explain(error)
+        # Out here, so that pydantic's error, which holds the values, is gone.
+        raise AgentCreationError("the agent's config", problem)
 
     def over(self, base: Mapping[str, Any]) -> AgentConfig:
         """Return this configuration with `base` where it leaves a field open."""
@@ -321,7 +323,8 @@ class Sources:
                 **dict.fromkeys(code, "code"),
             }
             problem = explain(error, known=tuple(model.model_fields), origins=origins)
-            raise ConfigurationError(f"the settings {where}", problem) from None
+        # Out here, so that pydantic's error, which holds the values, is gone.
+        raise ConfigurationError(f"the settings {where}", problem)
 
     def _resolve(self, value: Any) -> Any:
         """Replace `{ env = "NAME" }` by the variable's value."""
@@ -374,7 +377,7 @@ def explain(
 ) -> str:
     """Return what is wrong, field by field, without the values."""
     problems = []
-    for item in error.errors(include_input=False, include_url=False, include_context=False):
+    for item in error.errors(include_url=False, include_context=False):
         place = ".".join(map(str, item["loc"]))
         origin = (origins or {}).get(str(item["loc"][0]) if item["loc"] else "")
         source = f" (from {origin})" if origin else ""
@@ -382,8 +385,14 @@ def explain(
             names = f"; known: {', '.join(known)}" if known else ""
             problems.append(f"{place!r}{source} is unknown{names}")
         else:
-            problems.append(f"{place!r}{source}: {item['msg']}")
+            problems.append(f"{place!r}{source}: {_without(item['msg'], item['input'])}")
     return f"cannot be used: {'; '.join(problems)}"
+
+
+def _without(message: str, value: object) -> str:
+    """Return a validator's message, unless it tells the value."""
+    text = str(value)
+    return "is not valid" if len(text) > 1 and text in message else message
 
 
 def _items(source: ConfigSource) -> Iterator[tuple[str, Any]]:

@@ -226,6 +226,7 @@ class HookManager:
         self._registry.add_hookspecs(hookspecs)
         self._ranks: dict[str, int] = {}
         self._handlers = 0
+        self._unnamed = 0
 
     def add_specs(self, specs: types.ModuleType | type) -> None:
         """Add the hook specifications of a module or class that a plugin brings."""
@@ -245,7 +246,9 @@ class HookManager:
         Raises:
             HookRegistrationError: A hook is misspelt or has unknown parameters.
         """
-        name = name or f"{type(plugin).__name__}-{id(plugin):x}"
+        if name is None:
+            self._unnamed += 1
+            name = f"{type(plugin).__name__}-{self._unnamed}"
         if self._registry.is_blocked(name):
             raise HookRegistrationError(
                 f"plugin {name!r}", "is blocked", "Call `unblock` before you register it."

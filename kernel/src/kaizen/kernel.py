@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from inspect import isawaitable, isroutine
+from inspect import isawaitable, iscoroutinefunction, isroutine
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
@@ -36,7 +36,7 @@ from kaizen.errors import (
     UnknownNameError,
 )
 from kaizen.hooks import HookManager
-from kaizen.registry import Registry
+from kaizen.registry import Offer, Registry
 
 if TYPE_CHECKING:
     from kaizen.agent import BaseAgent
@@ -116,6 +116,7 @@ class Kernel:
         self._on_plugin_error = on_plugin_error
         self._environ = environ
         self._stack: AsyncExitStack | None = None
+        self._started_up = False
         self.hooks = HookManager()
         self._reset()
 
@@ -146,11 +147,20 @@ class Kernel:
         return self._token is not None
 
     async def __aenter__(self) -> Self:
-        if self._stack is not None:
+        if self._started_up:
             raise InitializationError(
                 "the kernel", "is running already", "Start each kernel once at a time."
             )
+        self._started_up = True
         self._reset()
+        try:
+            await self._start()
+        except BaseException:
+            self._started_up = False
+            raise
+        return self
+
+    async def _start(self) -> None:
         async with AsyncExitStack() as stack:
             sources = self._sources()
             self.config = self._configure(sources)
@@ -160,11 +170,10 @@ class Kernel:
             self._token = current_token()
             self.thread = get_ident()
             stack.callback(self._stopped)
+            stack.push_async_callback(self._close_offers, None)
             await self._start_plugins(sources, stack)
-            stack.push_async_callback(self._close_opened)
             refuse_idle_switches(self.config, self.serves, "the kernel's config")
             self._stack = stack.pop_all()
-        return self
 
     async def __aexit__(
         self,
@@ -174,7 +183,10 @@ class Kernel:
     ) -> None:
         stack, self._stack = self._stack, None
         if stack is not None:
-            await stack.__aexit__(kind, error, trace)
+            try:
+                await stack.__aexit__(kind, error, trace)
+            finally:
+                self._started_up = False
 
     async def get(self, port: type[Port], name: str) -> Port:
         """Open an implementation of a port and return it.
@@ -194,7 +206,7 @@ class Kernel:
         offer = self.registry.find(port, name)
         async with self._locks.setdefault(key, anyio.Lock()):
             if key not in self._opened:
-                self._opened[key] = await self._open(offer.factory)
+                self._opened[key] = await self._open(offer)
         return cast(Port, self._opened[key])
 
     def agent(
@@ -299,9 +311,7 @@ class Kernel:
         for candidate in chosen:
             try:
                 plugin = _construct(candidate, sources)
-                specs = getattr(plugin, "hookspecs", None)
-                if specs is not None:
-                    self.hooks.add_specs(specs)
+                self._specify(candidate, plugin)
                 made.append((candidate, plugin))
             except PluginError as error:
                 infos[candidate.name] = _skip(candidate, error, mode)
@@ -309,7 +319,6 @@ class Kernel:
             try:
                 await stack.enter_async_context(self._started(candidate, plugin, rank))
                 infos[candidate.name] = _info(candidate, "enabled", plugin=plugin)
-                self.serves |= frozenset(getattr(plugin, "serves", ()))
             except PluginError as error:
                 infos[candidate.name] = _skip(candidate, error, mode)
         for candidate in found:
@@ -335,50 +344,110 @@ class Kernel:
         self, candidate: Candidate, plugin: Any, rank: int
     ) -> AsyncIterator[None]:
         """Keep one plugin at work; undo all of it at the end, or if it fails to start."""
-        async with AsyncExitStack() as stack:
-            try:
-                lifespan = getattr(plugin, "lifespan", None)
-                if lifespan is not None:
-                    await stack.enter_async_context(lifespan(self))
-                self.hooks.add(plugin, name=candidate.name, rank=rank)
-                stack.callback(self.hooks.remove, candidate.name)
-                stack.callback(self.registry.remove_plugin, candidate.name)
-                self._contribute(candidate, plugin)
-            except PluginError:
-                raise
-            except HookRegistrationError as error:
-                raise candidate.error(error.problem, error.remedy) from error
-            except Exception as error:
-                raise candidate.error(
-                    f"could not start: {type(error).__name__}: {error}",
-                    "Correct its settings, or leave it out of `plugins`.",
-                ) from error
-            yield
+        passing: BaseException | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                await self._enter(candidate, plugin, rank, stack)
+                try:
+                    yield
+                except BaseException as error:
+                    passing = error
+                    raise
+        except PluginError:
+            raise
+        except BaseException as error:
+            if error is not passing:
+                error.add_note(f"raised by plugin {candidate.name!r} while it stopped")
+            raise
+
+    async def _enter(
+        self, candidate: Candidate, plugin: Any, rank: int, stack: AsyncExitStack
+    ) -> None:
+        name = candidate.name
+        try:
+            lifespan = getattr(plugin, "lifespan", None)
+            if lifespan is not None:
+                await stack.enter_async_context(
+                    _checked_lifespan(candidate, lifespan(self))
+                )
+            stack.push_async_callback(self._close_offers, name)
+            self.hooks.add(plugin, name=name, rank=rank)
+            stack.callback(self.hooks.remove, name)
+            stack.callback(self.registry.remove_plugin, name)
+            self._contribute(candidate, plugin)
+            self.serves |= frozenset(getattr(plugin, "serves", ()))
+        except PluginError:
+            raise
+        except HookRegistrationError as error:
+            raise candidate.error(error.problem, error.remedy) from error
+        except Exception as error:
+            raise candidate.error(
+                f"could not start: {type(error).__name__}: {error}",
+                "Correct its settings, or leave it out of `plugins`.",
+            ) from error
+
+    def _specify(self, candidate: Candidate, plugin: Any) -> None:
+        """Add the hooks that a plugin brings for others to implement."""
+        specs = getattr(plugin, "hookspecs", None)
+        if specs is None:
+            return
+        try:
+            self.hooks.add_specs(specs)
+        except Exception as error:
+            raise candidate.error(
+                f"brings hooks that cannot be added: {error}",
+                "Mark them with pluggy.HookspecMarker('kaizen'), under names of their own.",
+            ) from error
 
     def _contribute(self, candidate: Candidate, plugin: Any) -> None:
         contribute = getattr(plugin, "contribute", None)
+        if iscoroutinefunction(contribute):
+            raise candidate.error(
+                "has a `contribute` that is a coroutine, and would offer nothing",
+                "Write `def contribute`, and offer a factory for what has to be awaited.",
+            )
         if contribute is not None and hasattr(contribute, "kaizen_impl"):
             contribute(_PluginRegistry(self.registry, candidate.name))
 
-    async def _open(self, factory: Any) -> Any:
+    async def _open(self, offer: Offer) -> Any:
+        factory = offer.factory
         made = factory() if _is_factory(factory) else factory
         if isawaitable(made):
             made = await made
         if not isinstance(made, AbstractAsyncContextManager):
             return made
         assert self._tasks is not None
-        host = _Host(made)
-        value = await self._tasks.start(host.run)
+        host = _Host(made, offer)
+        value = await self._tasks.start(self._keep_open, host)
         self._hosts.append(host)
         return value
 
-    async def _close_opened(self) -> None:
-        with anyio.CancelScope(
-            shield=True, deadline=anyio.current_time() + CLOSE_TIMEOUT_S
-        ):
-            for host in reversed(self._hosts):
+    async def _keep_open(self, host: _Host, *, task_status: TaskStatus[Any]) -> None:
+        try:
+            await host.run(task_status)
+        finally:
+            self._opened.pop((host.offer.port, host.offer.name), None)
+
+    async def _close_offers(self, plugin: str | None) -> None:
+        """Close what a plugin offered and somebody opened, last opened first.
+
+        Whoever uses it has left already: plugins leave in reverse order. `None` stands for
+        what is left in the end.
+        """
+        for host in reversed(self._hosts):
+            if plugin is not None and host.offer.plugin != plugin:
+                continue
+            with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True) as scope:
                 await host.close()
-        self._opened.clear()
+            if scope.cancelled_caught:
+                _LOG.error("%s did not close in %g s", host, CLOSE_TIMEOUT_S)
+        if plugin is None:
+            self._opened.clear()
+            self._hosts.clear()
+        for port, name in list(self._opened):
+            offer = self.registry.offered(port, name)
+            if offer is not None and offer.plugin == plugin:
+                del self._opened[port, name]
 
     async def _leave_tasks(self, tasks: TaskGroup) -> None:
         """Leave the task group without wrapping the error that passes by."""
@@ -424,12 +493,17 @@ class AgentManager:
 class _Host:
     """Holds one opened implementation: opens and closes it in one task."""
 
-    def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(self, manager: AbstractAsyncContextManager[Any], offer: Offer) -> None:
+        self.offer = offer
         self._manager = manager
         self._closing = anyio.Event()
         self._closed = anyio.Event()
 
-    async def run(self, *, task_status: TaskStatus[Any]) -> None:
+    def __str__(self) -> str:
+        offer = self.offer
+        return f"{offer.port.__name__} {offer.name!r} of plugin {offer.plugin!r}"
+
+    async def run(self, task_status: TaskStatus[Any]) -> None:
         opened = False
         try:
             async with self._manager as value:
@@ -439,7 +513,8 @@ class _Host:
         except Exception:
             if not opened:
                 raise
-            _LOG.exception("an implementation failed while it was closed")
+            when = "while it was closed" if self._closing.is_set() else "while it was open"
+            _LOG.exception("%s failed %s", self, when)
         finally:
             self._closed.set()
 
@@ -494,6 +569,17 @@ def _construct(candidate: Candidate, sources: Sources) -> Any:
             f"could not be made: {type(error).__name__}: {error}",
             "Correct its settings, or leave it out of `plugins`.",
         ) from error
+
+
+def _checked_lifespan(
+    candidate: Candidate, lifespan: Any
+) -> AbstractAsyncContextManager[None]:
+    if isinstance(lifespan, AbstractAsyncContextManager):
+        return lifespan
+    raise candidate.error(
+        "has a `lifespan` that is no async context manager",
+        "Decorate it with `contextlib.asynccontextmanager`.",
+    )
 
 
 def _skip(

@@ -147,7 +147,7 @@ class ModelSettings:
     temperature: float | None = None
     max_tokens: int | None = None
     timeout_s: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @record

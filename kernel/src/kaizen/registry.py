@@ -92,6 +92,10 @@ class Registry:
         groups = self._offers.values() if port is None else [self._offers.get(port, {})]
         return tuple(offer for group in groups for offer in group.values())
 
+    def offered(self, port: type[Any], name: str) -> Offer | None:
+        """Return the offer of a name, or `None`."""
+        return self._offers.get(port, {}).get(name)
+
     def find(self, port: type[Any], name: str) -> Offer:
         """Return the offer of a name.
 
