@@ -155,6 +155,54 @@ async def test_an_enumeration_becomes_a_list() -> None:
     assert found["ports"] == ["Brandvik", "Skarholm", "Ostvik", "Lund"]
 
 
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("The island has 3 harbours.", "How many islands are there?"),
+        ("The captain has 40 cats. The ferry is blue.", "How old is the captain's ferry?"),
+    ],
+)
+async def test_a_number_that_may_count_something_else_is_not_trusted(
+    text: str, question: str
+) -> None:
+    found = await answer(
+        f"context: {text}\nquestion: {question}", number=int | None, confidence=float
+    )
+
+    assert found["confidence"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("The island has 3 harbours.", 3), ("Harbours: 3 on the island.", 3)],
+)
+async def test_a_number_of_what_was_counted_is_trusted(text: str, number: int) -> None:
+    question = "How many harbours has the island?"
+
+    found = await answer(
+        f"context: {text}\nquestion: {question}", number=int, confidence=float
+    )
+
+    assert found["number"] == number
+    assert found["confidence"] > 0.5
+
+
+async def test_a_year_is_a_number_only_where_a_year_is_asked_for() -> None:
+    text = "In 1950 the population of the island was counted."
+
+    people = await answer(
+        f"context: {text}\nquestion: What is the population of the island?",
+        answer=int | None,
+    )
+    year = await answer(
+        f"context: {text}\nquestion: In which year was the population counted?",
+        answer=int | None,
+    )
+
+    assert people["answer"] is None
+    assert year["answer"] == 1950
+
+
 async def test_a_number_is_the_one_next_to_the_words_of_the_question() -> None:
     cars = await answer(about_ferry("How many cars does the ferry carry?"), cars=int)
     price = await answer(about_ferry("How much is a ticket for adults?"), price=float)

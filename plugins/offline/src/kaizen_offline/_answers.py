@@ -28,7 +28,15 @@ from kaizen_offline._quotes import Citation, said, shortened
 from kaizen_offline._report import Report
 from kaizen_offline._schemas import Schema, problem, resolve
 from kaizen_offline._search import Evidence
-from kaizen_offline._values import chosen, dates, denies, listed, numbers, supports
+from kaizen_offline._values import (
+    chosen,
+    counts,
+    dates,
+    denies,
+    listed,
+    numbers,
+    supports,
+)
 from kaizen_offline._words import Term, answer_kind, terms
 
 __all__ = ["UnknownFieldError", "fill"]
@@ -36,6 +44,9 @@ __all__ = ["UnknownFieldError", "fill"]
 _MAX_DEPTH = 8
 _MAX_ITEMS = 12
 _UNKNOWN = "unknown"
+_UNSURE = 0.5
+_OWN_WORDS = 0.75
+_YEARS = re.compile(r"(?:\b|_)(?:years?|when|dates?)(?:\b|_)", re.IGNORECASE)
 
 
 class UnknownFieldError(Exception):
@@ -231,7 +242,7 @@ class _Writer:
         if found is not None and (self._report.is_known or not self._report.is_asked):
             self._shares.append(found[1])
             if not self._is_asked_for(name):
-                self._confidence = min(self._confidence, 0.5)
+                self._confidence = min(self._confidence, _UNSURE)
             return options[names.index(found[0])]
         self._shares.append(0.0)
         if None in rules["enum"]:
@@ -248,14 +259,24 @@ class _Writer:
         return [("\n".join(text.lines), 1.0) for text in self._report.texts]
 
     def _number(self, name: str, rules: Schema) -> float:
+        """Return the number that stands next to the words of the question.
+
+        It may answer another question, so the confidence is at most 0.5 unless its own
+        sentence holds most of those words, and counts what "how many" asks for.
+        """
         if CONFIDENCE.fullmatch(name):
             return self._scaled(name, rules)
-        words = terms(f"{self._report.question} {_words(name, rules)}")
-        asked = answer_kind(self._report.question) == "number"
+        question = self._report.question
+        words = terms(f"{question} {_words(name, rules)}")
+        asked = answer_kind(question) == "number"
+        years = bool(_YEARS.search(f"{question} {_words(name, rules)}"))
         for each in self._speaking_of(name, rules, asked=asked):
-            for number in numbers(said(each.sentence), words):
+            heard = said(each.sentence)
+            for number in numbers(heard, words, years=years):
                 value = int(number) if number.is_integer() else number
                 if not problem(value, rules, self._root):
+                    if each.own < _OWN_WORDS or not counts(heard, question):
+                        self._confidence = min(self._confidence, _UNSURE)
                     return value
         raise UnknownFieldError(name)
 
@@ -290,7 +311,7 @@ class _Writer:
             return self._report.is_known
         asked = answer_kind(self._report.question) == "yes_no"
         for each in self._speaking_of(name, rules, asked=asked):
-            self._confidence = min(self._confidence, 0.5)
+            self._confidence = min(self._confidence, _UNSURE)
             turned = bool(GENERIC.fullmatch(name)) and denies(self._report.question)
             return denies(said(each.sentence)) is turned
         raise UnknownFieldError(name)

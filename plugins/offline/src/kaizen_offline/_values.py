@@ -11,6 +11,7 @@ from kaizen_offline._words import Term, base, split_names, terms
 
 __all__ = [
     "chosen",
+    "counts",
     "dates",
     "denies",
     "listed",
@@ -23,6 +24,11 @@ __all__ = [
 _NUMBER = re.compile(
     r"(?<![\w.])([-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d+(?:\.\d+)?)(?!\w*[-/]\d)"
 )
+_YEAR = re.compile(
+    r"\b(?:in|since|until|during)\s+(?:19|20)\d\d\b(?![.,]\d)", re.IGNORECASE
+)
+_COUNTED = re.compile(r"\bhow many\s+(.*)", re.IGNORECASE | re.DOTALL)
+_WORDS_BEHIND = 4
 _DATE_FORMATS = (
     "%Y-%m-%d",
     *("%d %B %Y", "%d %b %Y", "%B %d, %Y", "%b %d, %Y", "%B %d %Y", "%d.%m.%Y"),
@@ -49,8 +55,16 @@ _LABELS = {
 }
 
 
-def numbers(sentence: str, wanted: Sequence[Term]) -> list[float]:
-    """Return the numbers of a sentence, those next to the words looked for first."""
+def numbers(sentence: str, wanted: Sequence[Term], *, years: bool = True) -> list[float]:
+    """Return the numbers of a sentence, those next to the words looked for first.
+
+    Args:
+        sentence: What is read.
+        wanted: The words that were looked for.
+        years: Whether the year of "in 1950" is a number like others.
+    """
+    if not years:
+        sentence = _YEAR.sub(lambda match: " " * len(match[0]), sentence)
     lower = sentence.lower()
     stems = [stem for term in wanted for stem in (term.stem, *term.forms)]
     anchors = [at for stem in stems for at in _positions(stem, lower)]
@@ -64,6 +78,28 @@ def numbers(sentence: str, wanted: Sequence[Term]) -> list[float]:
         if match[0] in NUMBERS
     ]
     return [value for _, value in sorted(found, key=lambda each: each[0])]
+
+
+def counts(sentence: str, question: str) -> bool:
+    """Say whether a sentence counts what a question asks for: `cars`, for "how many cars".
+
+    The word stands a few words behind a number or right before it. What does not ask
+    "how many" is not judged.
+    """
+    asked = _COUNTED.search(question)
+    wanted = terms(asked[1], limit=1) if asked else []
+    if not wanted:
+        return True
+    words = re.findall(r"[\w.,]*\w", split_names(sentence).lower())
+    return any(
+        any(
+            wanted[0].is_in(near)
+            for near in (*words[i + 1 : i + 1 + _WORDS_BEHIND], before)
+        )
+        for i, word in enumerate(words)
+        if word[0].isdigit() or word in NUMBERS
+        for before in words[max(i - 1, 0) : i] or [""]
+    )
 
 
 def _positions(stem: str, text: str) -> Iterator[int]:
