@@ -187,3 +187,9 @@ def on_terminal() -> Iterator[Callable[..., Terminal]]:
     yield run
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The file that keeps what is trusted."""
+    return tmp_path / "config" / "kaizen" / "trusted.json"

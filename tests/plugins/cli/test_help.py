@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,3 +91,40 @@ def test_an_unknown_option_is_a_usage_error(kaizen: Cli) -> None:
     assert shown.code == 2
     assert "--loud" in shown.err
     assert "kaizen ask --help" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "missing"),
+    [
+        ("ask", "QUESTION"),
+        ("run", "TARGET"),
+        ("plugins show", "NAME"),
+        ("new plugin", "NAME"),
+        ("new agent", "NAME"),
+    ],
+)
+def test_a_command_without_its_argument_says_what_is_missing(
+    kaizen: Cli, typed: str, missing: str
+) -> None:
+    shown = kaizen(*typed.split())
+
+    assert shown.code == 2
+    assert f"Missing argument '{missing}'." in shown.err
+    assert f"Usage: kaizen {typed} [OPTIONS] {missing}" in shown.err
+    assert f"See `kaizen {typed} --help`." in shown.err
+    assert ".." not in shown.err.replace("...", "")
+
+
+def test_a_command_whose_output_is_closed_does_what_it_should(kept: Path) -> None:
+    Path("kaizen.toml").write_text("[kaizen]\n", encoding="utf-8")
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"'{sys.executable}' -m kaizen_cli trust >&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert kept.exists()

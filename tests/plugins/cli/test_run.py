@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugins.cli.conftest import Cli
+    from tests.plugins.cli.conftest import Cli, Terminal
 
 AGENT = '''
 from kaizen import BaseAgent, InputField, OutputField, Signature
@@ -220,3 +222,36 @@ def test_hostile_outputs_are_written_out(
     assert "\x1b" not in shown.out + streamed.out
     assert "\\x1b[31mred" in shown.out
     assert json.loads(streamed.out.splitlines()[0])["confidence"] == 0.75
+
+
+def test_standard_input_is_not_read_in_the_event_loop(
+    kaizen: Cli,
+    sample: tuple[str, ...],
+    declaration: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Pipe(io.StringIO):
+        def read(self, size: int | None = -1, /) -> str:
+            with pytest.raises(RuntimeError):
+                asyncio.get_running_loop()
+            return super().read(size)
+
+    monkeypatch.setattr(sys, "stdin", Pipe('{"question": "From a pipe?"}'))
+
+    shown = kaizen("run", *sample, declaration, "--json", "-")
+
+    assert shown.code == 0
+    assert "From a pipe?" in shown.json["outputs"]["answer"]
+
+
+def test_the_first_ctrl_c_ends_a_wait_for_standard_input(
+    on_terminal: Callable[..., Terminal], agent: Path
+) -> None:
+    agent.write_text(f"{AGENT}\nprint('loaded', flush=True)\n", encoding="utf-8")
+    terminal = on_terminal("run", str(agent), "-")
+    terminal.wait_for("loaded")
+
+    terminal.type("\x03")
+
+    assert terminal.finish() == 130
+    assert "Interrupted." in terminal.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,6 @@ def config() -> Path:
     path = Path("kaizen.toml")
     path.write_text(CONFIG, encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    return tmp_path / "config" / "kaizen" / "trusted.json"
 
 
 def test_an_untrusted_file_is_ignored_and_one_line_says_so(
@@ -167,3 +163,26 @@ def test_a_damaged_record_trusts_nothing_and_says_what_to_do(
 
 def test_there_has_to_be_a_file(kaizen: Cli) -> None:
     assert kaizen("trust").code == 2
+
+
+def test_what_is_no_regular_file_is_refused_at_once(kaizen: Cli, kept: Path) -> None:
+    os.mkfifo("kaizen.toml")
+
+    shown = kaizen("trust")
+
+    assert shown.code == 1
+    assert "is not a regular file" in shown.err
+    assert not kept.exists()
+
+
+def test_a_file_that_is_gone_can_be_forgotten(
+    kaizen: Cli, config: Path, kept: Path
+) -> None:
+    kaizen("trust")
+    config.unlink()
+
+    shown = kaizen("trust", "--forget")
+
+    assert shown.code == 0
+    assert "is no longer trusted" in shown.out
+    assert json.loads(kept.read_text(encoding="utf-8"))["trusted"] == {}

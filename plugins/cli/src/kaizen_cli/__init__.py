@@ -25,8 +25,10 @@ _HOMES = {
 
 def main() -> int:
     """Carry out the command line of this process and return its exit code."""
-    from kaizen_cli import _main
-
+    try:
+        from kaizen_cli import _main
+    except KeyboardInterrupt:  # so early that nothing else hears it
+        return 130
     return _main.main()
 
 

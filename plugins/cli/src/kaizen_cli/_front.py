@@ -16,6 +16,7 @@ __all__ = ["front"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, path_type=Path)
 
 EXAMPLES = """\b
@@ -397,7 +398,7 @@ def new_agent(options: Options, name: str, directory: Path) -> int:
 
 
 @front.command()
-@click.argument("file", required=False, type=_EXISTING_FILE, default=Path("kaizen.toml"))
+@click.argument("file", required=False, type=_FILE, default=Path("kaizen.toml"))
 @click.option("--forget", is_flag=True, help="Trust it no longer.")
 @common()
 @click.pass_obj

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -19,6 +20,7 @@ __all__ = ["main"]
 FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
+_ONE_DOT = re.compile(r"(?<=[\w)'\"`])\.\.(?= |$)")  # one sentence at the end of another
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             standalone_mode=False,
             obj=options,
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is behind `>&-`
+            sys.stdout.flush()
     except click.ClickException as error:
         _complain(options, f"Error: {_explained(error)}")
         return error.exit_code
@@ -75,9 +78,12 @@ def _unexpected(error: Exception) -> str:
 def _explained(error: click.ClickException) -> str:
     """Return what is wrong with a command line, and where to read on."""
     message = error.format_message()
-    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
+    context: click.Context | None = getattr(error, "ctx", None)
+    if isinstance(error, click.MissingParameter):
+        usage = f" {context.get_usage()}." if context else ""
+        message = f"{message}{usage}"
+    elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
         message = error.message
-    context = getattr(error, "ctx", None)
     if context is None:
         return message
     return f"{message} See `{context.command_path} --help`."
@@ -85,7 +91,7 @@ def _explained(error: click.ClickException) -> str:
 
 def _complain(options: Options, message: str) -> None:
     """Write one line to standard error, in red where that is wanted."""
-    line = " ".join(visible(message).split())
+    line = _ONE_DOT.sub(".", " ".join(visible(message).split()))
     colored = options.color and sys.stderr.isatty()
     click.echo(click.style(line, fg="red") if colored else line, err=True, color=colored)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def run(
         raise click.UsageError("--stream and --json exclude each other.")
     terminal = Terminal(options)
     found = load(target)
+    given = _read(inputs, input_file)  # here, where Ctrl+C is heard: nothing runs yet
 
     async def main() -> int:
         async with session(options, terminal) as kernel:
@@ -59,7 +61,7 @@ def run(
                 return await work(agent)
 
     async def work(agent: BaseAgent) -> int:
-        values = _values(agent.signature, inputs, input_file)
+        values = given.values_for(agent.signature)
         SignatureCompiler().compile(agent.signature).validate_inputs(values)
         progress = Progress() if stream else progress_for(terminal, verbose=verbose)
         flow = Flow(terminal) if stream else None
@@ -88,22 +90,46 @@ def _chosen(found: Target, config: dict[str, Any], provider: str | None) -> dict
     return config
 
 
-def _values(
-    signature: type[Signature], given: Sequence[str], file: str | None
-) -> dict[str, Any]:
-    """Return the inputs that the command line gives, in any of its ways."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What the command line gives, with the files read that it names.
+
+    Attributes:
+        values: The inputs that stood in JSON or in files.
+        texts: What was written behind `KEY=`.
+        wrong: What is no input.
+    """
+
+    values: Mapping[str, Any]
+    texts: Mapping[str, str]
+    wrong: Sequence[str]
+
+    def values_for(self, signature: type[Signature]) -> dict[str, Any]:
+        """Return the inputs of a signature."""
+        if self.wrong:
+            raise click.UsageError(
+                f"{self.wrong[0]!r} is no input. Write KEY=VALUE; {_inputs_of(signature)}"
+            )
+        texts = {name: _value(signature, name, text) for name, text in self.texts.items()}
+        return {**self.values, **texts}
+
+
+def _read(given: Sequence[str], file: str | None) -> _Given:
+    """Read the inputs that the command line gives, in any of its ways."""
     pairs = [each for each in given if each != _STANDARD_INPUT]
     if len(pairs) < len(given):
         file = file or _STANDARD_INPUT
     values = _read_json(file) if file else {}
+    texts: dict[str, str] = {}
     for each in pairs:
         name, equals, text = each.partition("=")
-        if not equals:
-            raise click.UsageError(
-                f"{each!r} is no input. Write KEY=VALUE; {_inputs_of(signature)}"
-            )
-        values[name] = _value(signature, name, text)
-    return values
+        if equals and text.startswith("@"):
+            values[name] = _read_text(Path(text[1:]))
+            texts.pop(name, None)
+        elif equals:
+            texts[name] = text
+    wrong = [each for each in pairs if "=" not in each]
+    return _Given(values=values, texts=texts, wrong=wrong)
 
 
 def _inputs_of(signature: type[Signature]) -> str:
@@ -112,8 +138,6 @@ def _inputs_of(signature: type[Signature]) -> str:
 
 
 def _value(signature: type[Signature], name: str, text: str) -> Any:
-    if text.startswith("@"):
-        return _read_text(Path(text[1:]))
     field = signature.input_fields.get(name)
     if field is None or field.annotation in (str, str | None):
         return text

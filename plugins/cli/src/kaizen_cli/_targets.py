@@ -191,4 +191,5 @@ def _checked(found: object, target: str) -> Target:
     if isinstance(found, type) and issubclass(found, Signature):
         return found
     kind = found.__name__ if isinstance(found, type) else type(found).__name__
-    raise click.UsageError(f"{target!r} is a {kind}, and no agent or signature.")
+    article = "an" if kind[0].lower() in "aeio" else "a"
+    raise click.UsageError(f"{target!r} is {article} {kind}, and no agent or signature.")

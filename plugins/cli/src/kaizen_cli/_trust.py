@@ -39,6 +39,8 @@ def trust(options: Options, file: Path, *, forget: bool) -> int:
             _write_trusted(known)
             terminal.print(f"{path} is no longer trusted.")
         return 0
+    if not os.path.lexists(path):
+        raise click.UsageError(f"{path} does not exist.", click.get_current_context())
     content = _content(path)
     tables = _tables(path, content)
     digest = hashlib.sha256(content).hexdigest()
@@ -100,8 +102,11 @@ def _place(file: Path) -> Path:
 
 
 def _content(path: Path) -> bytes:
+    """Read a regular file; opening anything else, such as a FIFO, does not wait for it."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     try:
-        with path.open("rb") as file:
+        handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise click.ClickException(f"{path} is not a regular file.")
             content = file.read(MAX_BYTES + 1)
