@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import itertools
 import json
@@ -504,6 +505,77 @@ async def test_a_decompression_bomb_is_opened_no_further_than_wanted(
     assert answer["truncated"] is True
     assert answer["body"].startswith("[binary: 100000 bytes or more")
     assert peak < 5_000_000
+
+
+GZIP = {
+    "cut in the middle": (gzip.compress(b"hello " * 500)[:-12], True),
+    "cut in its trailer": (gzip.compress(b"hello " * 500)[:-1], True),
+    "in two members": (
+        gzip.compress(b"hello " * 250) + gzip.compress(b"hello " * 250),
+        False,
+    ),
+    "with padding": (gzip.compress(b"hello " * 500) + bytes(512), False),
+    "with a strange end": (gzip.compress(b"hello " * 500) + b"\x1f", False),
+}
+
+
+@pytest.mark.parametrize("body", GZIP)
+async def test_gzip_is_whole_or_said_not_to_be(
+    client: Client, server: Any, body: str
+) -> None:
+    server.bomb, is_cut = GZIP[body]
+    call = client(private_hosts=[server.host])
+
+    answer = await call("http_get", url=f"{server.url}/bomb")
+
+    assert answer["truncated"] is is_cut
+    assert answer["body"].startswith("hello ") or is_cut
+    assert is_cut or answer["body"] == "hello " * 500
+
+
+async def test_what_comes_behind_gzip_is_not_collected(client: Client, server: Any) -> None:
+    server.bomb = gzip.compress(b"hello") + bytes(30_000_000)
+    call = client(private_hosts=[server.host])
+    await call("http_get", url=f"{server.url}/hello")
+
+    tracemalloc.start()
+    answer = await call("http_get", url=f"{server.url}/bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert (answer["body"], answer["truncated"]) == ("hello", False)
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (gzip.compress(b"") * 200, "over 100 gzip members"),
+        (gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 300_000, "gzip that says nothing"),
+    ],
+)
+async def test_gzip_that_only_costs_time_is_refused(
+    client: Client, server: Any, body: bytes, problem: str
+) -> None:
+    server.bomb = body
+    call = client(private_hosts=[server.host], max_bytes=10_000)
+
+    with pytest.raises(ToolError, match=problem):
+        await call("http_get", url=f"{server.url}/bomb")
+
+
+@pytest.mark.parametrize(
+    "name", ["X-HTTP-Method-Override", "x-http-method", "X-Method-Override"]
+)
+async def test_a_header_that_asks_for_another_method_is_refused(
+    client: Client, server: Any, name: str
+) -> None:
+    call = client(private_hosts=[server.host])
+
+    with pytest.raises(ToolError, match="asks for another method"):
+        await call("http_post", url=f"{server.url}/hello", headers={name: "DELETE"})
+
+    assert server.requests == []
 
 
 async def test_an_encoding_that_was_not_asked_for_is_refused(

@@ -33,6 +33,9 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 _MAX_ADDRESSES = 16
 _MAX_HEADERS = 32
 _MAX_HEADER_VALUE = 8_192
+_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_GZIP_MEMBERS = 100
+_MAX_OVERHEAD = 1 << 20
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = frozenset(
@@ -40,6 +43,9 @@ _OURS = frozenset(
         *("host", "content-length", "transfer-encoding", "connection", "keep-alive"),
         *("te", "trailer", "upgrade", "expect", "accept-encoding"),
     )
+)
+_METHOD_OVERRIDES = frozenset(
+    ("x-http-method-override", "x-http-method", "x-method-override")
 )
 _KEPT_ACROSS_ORIGINS = frozenset(("accept", "accept-language", "user-agent"))
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -63,7 +69,7 @@ class Answer:
         headers: Names in lower case, in their order.
         body: The start of the body, decompressed.
         target: Where it came from, after redirects.
-        truncated: Whether the body is longer.
+        truncated: Whether the body is longer, or was cut off on its way.
     """
 
     status: int
@@ -166,6 +172,7 @@ class GuardedClient:
             async for chunk in chunks:
                 if not inflated.add(chunk):
                     break
+            inflated.finish()
         return Answer(
             status=status,
             headers=named,
@@ -230,6 +237,9 @@ class Inflated:
         self.truncated = False
         self._max_bytes = max_bytes
         self._gzip: zlib._Decompress | None = None
+        self._members = 0
+        self._received = 0
+        self._behind = b""
         self._authority = ""
 
     def begin(self, encoding: str, target: Target) -> None:
@@ -241,27 +251,62 @@ class Inflated:
         self._authority = target.authority
         encoding = encoding.strip().lower()
         if encoding in ("gzip", "x-gzip"):
-            self._gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            self._gzip = _gzip_member()
         elif encoding not in ("", "identity"):
             raise self._broken(f"answered in the encoding {encoding[:50]!r}")
 
     def add(self, chunk: bytes) -> bool:
         """Take a piece of the body; say whether more is wanted."""
-        room = self._max_bytes - len(self.data)
-        piece = self._inflate(chunk, room + 1) if self._gzip else chunk
-        self.truncated = len(piece) > room
-        self.data += piece[:room]
+        if self._gzip is None:
+            self._keep(chunk)
+            return not self.truncated
+        self._received += len(chunk)
+        if self._received > 2 * self._max_bytes + _MAX_OVERHEAD:
+            raise self._broken("answered with gzip that says nothing")
+        chunk = self._behind + chunk
+        self._behind = b""
+        while chunk and not self.truncated:
+            if self._gzip.eof and not self._begins_member(chunk):
+                # One byte does not tell yet; what is no member ends the body.
+                self._behind = chunk if chunk == _GZIP_MAGIC[:1] else b""
+                return bool(self._behind)
+            chunk = self._inflate(self._gzip, chunk)
         return not self.truncated
 
-    def _inflate(self, chunk: bytes, most: int) -> bytes:
-        assert self._gzip is not None
+    def finish(self) -> None:
+        """Take the end of the body, which may come too early."""
+        if self._gzip is not None and self._received and not self._gzip.eof:
+            self.truncated = True
+
+    def _begins_member(self, chunk: bytes) -> bool:
+        if not chunk.startswith(_GZIP_MAGIC):
+            return False
+        self._members += 1
+        if self._members > _MAX_GZIP_MEMBERS:
+            raise self._broken(f"answered with over {_MAX_GZIP_MEMBERS} gzip members")
+        self._gzip = _gzip_member()
+        return True
+
+    def _inflate(self, member: zlib._Decompress, chunk: bytes) -> bytes:
+        """Keep what a chunk holds; return what is behind the end of the member."""
         try:
-            return self._gzip.decompress(chunk, most)
+            piece = member.decompress(chunk, self._max_bytes - len(self.data) + 1)
         except zlib.error as error:
             raise self._broken(f"answered with broken gzip: {error}") from None
+        self._keep(piece)
+        return member.unused_data
+
+    def _keep(self, piece: bytes) -> None:
+        room = self._max_bytes - len(self.data)
+        self.truncated = len(piece) > room
+        self.data += piece[:room]
 
     def _broken(self, problem: str) -> ToolError:
         return ToolError(f"the server {self._authority!r}", problem, "Use another source.")
+
+
+def _gzip_member() -> zlib._Decompress:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
 def _connection() -> ModuleType:
@@ -338,6 +383,8 @@ def _checked(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
             problem = "has no valid name"
         elif name.lower() in _OURS:
             problem = "is written by the tool itself"
+        elif name.lower() in _METHOD_OVERRIDES:
+            problem = "asks for another method than the tool's"
         elif len(value) > _MAX_HEADER_VALUE or not _VALUE.fullmatch(value):
             problem = "has no valid value"
         if problem:
