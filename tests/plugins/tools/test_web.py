@@ -110,6 +110,8 @@ async def test_a_charset_that_is_none_for_pages_is_not_used(
         "<b>" * 200_000,
         "<p><b>" * 100_000,
         "<table>" * 100_000,
+        "<td>x" * 150_000,
+        "<table><tr>" + "<th>x" * 150_000,
         "<a " * 300_000,
         "<!--" * 300_000,
         "<![CDATA[" * 100_000,

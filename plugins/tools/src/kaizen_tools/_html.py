@@ -87,6 +87,7 @@ class Text:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._line: list[str] = []
+        self._line_has_text = False
         self._title: list[str] = []
         self._open: dict[str, int] = {}
 
@@ -97,13 +98,13 @@ class Text:
         if tag in _BLOCKS:
             self._end_line(apart=tag in _APART)
         if tag == "li":
-            self._line.append("- ")
-        elif tag in ("td", "th") and "".join(self._line).strip():
-            self._line.append(" | ")
+            self._append("- ")
+        elif tag in ("td", "th") and self._line_has_text:
+            self._append(" | ")
         elif tag[:1] == "h" and tag[1:].isdigit():
-            self._line.append("#" * int(tag[1:]) + " ")
+            self._append("#" * int(tag[1:]) + " ")
         elif tag == "img" and attributes.get("alt"):
-            self._line.append(f"[{attributes['alt'][:_MAX_LINK_TEXT]}]")
+            self._append(f"[{attributes['alt'][:_MAX_LINK_TEXT]}]")
 
     def end(self, tag: str) -> None:
         if tag in _BLOCKS and not self._hidden:
@@ -118,12 +119,12 @@ class Text:
             return
         elif self._open.get("pre"):
             first, *others = text.split("\n")
-            self._line.append(first)
+            self._append(first)
             for line in others:
-                self._keep("".join(self._line).rstrip())
-                self._line = [line]
+                self._keep(self._taken_line().rstrip())
+                self._append(line)
         else:
-            self._line.append(_BLANKS.sub(" ", text))
+            self._append(_BLANKS.sub(" ", text))
 
     def close(self) -> str:
         self._end_line(apart=False)
@@ -137,9 +138,18 @@ class Text:
     def _hidden(self) -> bool:
         return any(self._open.get(tag) for tag in _HIDDEN)
 
-    def _end_line(self, *, apart: bool) -> None:
+    def _append(self, text: str) -> None:
+        self._line.append(text)
+        self._line_has_text = self._line_has_text or bool(text.strip())
+
+    def _taken_line(self) -> str:
         line = "".join(self._line)
         self._line = []
+        self._line_has_text = False
+        return line
+
+    def _end_line(self, *, apart: bool) -> None:
+        line = self._taken_line()
         if not self._open.get("pre"):
             line = _BLANKS.sub(" ", line).strip()
         if line.strip("-# |"):
