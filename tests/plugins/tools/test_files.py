@@ -415,6 +415,34 @@ async def test_a_file_is_written_and_missing_directories_are_made(
     assert names_in(tmp_path / "new/deep") == ["a.txt"]
 
 
+async def test_a_read_only_file_is_not_replaced(toolbox: Toolbox, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("old", encoding="utf-8")
+    kept.chmod(0o444)
+
+    async with toolbox() as call:
+        with pytest.raises(ToolError, match=r"kept\.txt.*is read-only"):
+            await call("write_file", path="kept.txt", content="new")
+        with pytest.raises(ToolError, match=r"kept\.txt.*is read-only"):
+            await call("edit_file", path="kept.txt", old="old", new="new")
+
+    assert kept.read_text(encoding="utf-8") == "old"
+    assert names_in(tmp_path) == ["kept.txt"]
+
+
+async def test_a_replaced_file_keeps_its_owner(toolbox: Toolbox, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old", encoding="utf-8")
+    owner = (12_345, 12_346) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    os.chown(file, *owner)
+
+    async with toolbox() as call:
+        await call("write_file", path="a.txt", content="new")
+
+    assert (file.stat().st_uid, file.stat().st_gid) == owner
+    assert file.read_text(encoding="utf-8") == "new"
+
+
 async def test_a_replaced_file_keeps_its_mode_and_a_new_one_follows_the_umask(
     toolbox: Toolbox, tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ class Files:
     def _replace(self, place: Place, data: bytes) -> None:
         """Write beside a file and rename, so that a reader sees the old or the new."""
         with self._roots.parent(place, create=True) as (directory, name):
-            mode = self._mode_for(directory, name, place)
+            replaced = _replaced(directory, name, place)
             temporary = f".{secrets.token_hex(8)}.tmp"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with explaining(place):
@@ -102,7 +102,7 @@ class Files:
                 try:
                     try:
                         _write_all(opened, data)
-                        os.fchmod(opened, mode)
+                        self._make_alike(opened, replaced)
                         os.fsync(opened)
                     finally:
                         os.close(opened)
@@ -113,15 +113,18 @@ class Files:
                     raise
                 os.fsync(directory)
 
-    def _mode_for(self, directory: int, name: str, place: Place) -> int:
-        """Return the mode of the file that is replaced, or that of a new one."""
-        with explaining(place):
-            try:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                return self._mode
-        require_regular(status, place.shown)
-        return stat.S_IMODE(status.st_mode) & 0o777
+    def _make_alike(self, opened: int, replaced: os.stat_result | None) -> None:
+        """Give a file the mode of another, and its owner if this user may."""
+        if replaced is None:
+            os.fchmod(opened, self._mode)
+            return
+        status = os.fstat(opened)
+        with suppress(PermissionError):
+            if status.st_gid != replaced.st_gid:
+                os.fchown(opened, -1, replaced.st_gid)
+            if status.st_uid != replaced.st_uid:
+                os.fchown(opened, replaced.st_uid, -1)
+        os.fchmod(opened, stat.S_IMODE(replaced.st_mode) & 0o777)
 
     def _require_size(self, size: int, place: Place) -> None:
         if size > self._max_bytes:
@@ -130,6 +133,29 @@ class Files:
                 f"has {size} bytes or more, and at most {self._max_bytes} are handled",
                 "Look into it with grep, or raise `max_file_bytes`.",
             )
+
+
+def _replaced(directory: int, name: str, place: Place) -> os.stat_result | None:
+    """Return what is known of a file that is to be replaced, or `None` for a new one.
+
+    Raises:
+        ToolError: It may not be written, which a rename would not ask.
+    """
+    with explaining(place):
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        require_regular(status, place.shown)
+        by_effect = os.access in os.supports_effective_ids
+        may = os.access(name, os.W_OK, dir_fd=directory, effective_ids=by_effect)
+    if not may or not status.st_mode & 0o222:
+        raise ToolError(
+            f"path {place.shown!r}",
+            "is read-only",
+            "Write to another path, or have somebody make it writable.",
+        )
+    return status
 
 
 @contextmanager
