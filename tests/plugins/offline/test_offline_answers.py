@@ -577,6 +577,18 @@ async def test_the_work_on_a_long_line_grows_with_its_length_alone(
     assert long < 8 * max(short, 0.002)
 
 
+async def test_a_quote_leaves_out_what_could_not_be_read() -> None:
+    found = await answer(
+        "context: Caf\ufffd: the harbour opens at nine.\n"
+        "question: When does the harbour open?",
+        answer=str,
+        quotes=list[str],
+    )
+
+    assert "the harbour opens at nine." in found["quotes"][0]
+    assert "\ufffd" not in found["quotes"][0]
+
+
 async def test_what_stands_far_behind_in_a_long_line_is_found() -> None:
     line = "Sand is wet. " * 900 + "The harbour opens at nine. " + "Mud is wet. " * 900
 

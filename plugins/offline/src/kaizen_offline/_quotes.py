@@ -13,6 +13,7 @@ from kaizen_offline._words import Term, weigh
 __all__ = ["Citation", "citations", "said", "shortened"]
 
 _MARKS = re.compile(r"^\s*(?:(?:[-*+•]|\d{1,3}[.)]|>|#+)\s+)+|[rRbBuUfF]?(?:\"\"\"|''')")
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 _MAX_SAID = 320
 _MAX_QUOTE = 300
 
@@ -78,7 +79,7 @@ def citations(
     for each in evidence:
         passage = each.sentence.passage
         for line in _telling(each.sentence, weights):
-            if (passage.path, line.number) not in seen and line.text.strip():
+            if (passage.path, line.number) not in seen and _cut(line):
                 seen.add((passage.path, line.number))
                 yield Citation(
                     path=passage.path,
@@ -102,5 +103,6 @@ def _telling(sentence: Sentence, weights: Mapping[Term, float]) -> list[Line]:
 
 
 def _cut(line: Line) -> str:
-    quote = line.text.strip()
+    """Return what to quote of a line: characters that could not be read stand nowhere."""
+    quote = max((part.strip() for part in line.text.split(_UNREADABLE)), key=len)
     return quote if len(quote) <= _MAX_QUOTE else quote[:_MAX_QUOTE].rsplit(" ", 1)[0]
