@@ -81,9 +81,7 @@ def writer_plugin(trail: list[str]) -> object:
     return WriterPlugin()
 
 
-async def test_what_was_opened_closes_after_those_who_use_it_and_before_who_brought_it() -> (
-    None
-):
+async def test_what_was_opened_outlives_its_users_and_not_who_brought_it() -> None:
     trail: list[str] = []
     async with alone(store_plugin(trail), writer_plugin(trail)):
         pass
@@ -289,6 +287,27 @@ async def test_a_kernels_hooks_come_before_an_agents_of_equal_priority() -> None
     agent.add(watch("agent first", Priority.HIGH), name="b", rank=1)
     await notify(observers("pre_cycle", [kernel, agent]), event())
     assert trail == ["agent first", "kernel late", "agent"]
+
+
+async def test_an_agents_hooks_have_the_time_that_the_kernel_gives() -> None:
+    class Slow:
+        @hookimpl
+        async def pre_cycle(self) -> None:
+            await anyio.sleep_forever()
+
+    class Own:
+        @hookimpl
+        def pre_cycle(self) -> None:
+            raise TimeoutError("my own")
+
+    kernel, agent = HookManager(timeout_s=0.02), HookManager()
+    agent.add(Slow())
+    agent.add(Own())
+    with anyio.fail_after(3):
+        await notify(observers("pre_cycle", [kernel, agent]), event())
+    assert [each.code for each in agent.problems] == ["HOOK_003", "HOOK_002"]
+    assert "my own" in str(agent.problems[0])
+    assert "took longer than 0.02 s" in str(agent.problems[1])
 
 
 async def test_a_plain_observer_may_return_what_has_to_be_awaited() -> None:

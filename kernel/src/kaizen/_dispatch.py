@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from anyio import CancelScope, current_time
 
-from kaizen._bounded import stepped
+from kaizen._bounded import OutOfTimeError, stepped
 from kaizen.errors import HookExecutionError
 from kaizen.events import Event
-from kaizen.hooks import HookManager, Implementation
+from kaizen.hooks import DEFAULT_TIMEOUT_S, HookManager, Implementation
 
 __all__ = ["MakeEvent", "Observer", "compile_operation", "notify", "observers"]
 
@@ -42,6 +42,7 @@ class Observer(NamedTuple):
     is_async: bool
     implementation: Implementation
     manager: HookManager
+    timeout_s: float
 
 
 def compile_operation(
@@ -75,8 +76,14 @@ def compile_operation(
 
 
 def observers(hook: str, managers: Sequence[HookManager]) -> tuple[Observer, ...]:
-    """Return the observers of a hook in order."""
-    return tuple(_observer(each, manager) for each, manager in _ordered(hook, managers))
+    """Return the observers of a hook in order.
+
+    A manager without a time limit of its own takes that of the first one, the kernel's.
+    """
+    default_s = (managers[0].timeout_s if managers else None) or DEFAULT_TIMEOUT_S
+    return tuple(
+        _observer(each, manager, default_s) for each, manager in _ordered(hook, managers)
+    )
 
 
 async def notify(told: tuple[Observer, ...], event: Event) -> None:
@@ -97,12 +104,13 @@ def _ordered(
     )
 
 
-def _observer(each: Implementation, manager: HookManager) -> Observer:
+def _observer(each: Implementation, manager: HookManager, default_s: float) -> Observer:
+    timeout_s = manager.timeout_s or default_s
     call = each.function if each.accepts else _without_arguments(each.function)
     is_async = each.is_async
     if manager.trace:
         call, is_async = _traced_observer(call, each), True
-    return Observer(call, is_async, each, manager)
+    return Observer(call, is_async, each, manager, timeout_s)
 
 
 def _without_arguments(function: Callable[[], Any]) -> Callable[[Event], Any]:
@@ -216,7 +224,7 @@ async def _notify(told: tuple[Observer, ...], event: Event) -> None:
         with CancelScope() as delivery.scope:
             await stepped(delivery.go_on(), delivery.arm)
         if delivery.at < len(told):
-            delivery.report(TimeoutError())
+            delivery.report(OutOfTimeError())
             delivery.at += 1
 
 
@@ -241,7 +249,7 @@ class _Delivery:
         """Give the observer that waits its time."""
         if self._armed != self.at:
             self._armed = self.at
-            self.scope.deadline = current_time() + self._told[self.at].manager.timeout_s
+            self.scope.deadline = current_time() + self._told[self.at].timeout_s
 
     async def go_on(self) -> None:
         """Tell the observers that are left, up to one that runs out of time."""
@@ -263,7 +271,8 @@ class _Delivery:
     def report(self, error: Exception) -> None:
         """Report the observer whose turn it is."""
         observer = self._told[self.at]
-        observer.manager.report(observer.manager.failure(observer.implementation, error))
+        manager = observer.manager
+        manager.report(manager.failure(observer.implementation, error, observer.timeout_s))
 
 
 def _traced_observer(

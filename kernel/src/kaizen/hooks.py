@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 import pluggy
 
 from kaizen import hookspecs
-from kaizen._bounded import bounded
+from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._records import record
 from kaizen.errors import (
     HookError,
@@ -209,14 +209,15 @@ class HookManager:
 
     Attributes:
         version: Rises whenever an implementation comes or goes.
-        timeout_s: How long one observer may take, in seconds.
+        timeout_s: How long one observer may take, in seconds; by default as long as the
+            kernel's `hook_timeout` says.
         trace: Whether every hook that runs is written to standard error; by default where
             `KAIZEN_TRACE_HOOKS` is `1`.
         problems: The last hundred failures of observers.
     """
 
     def __init__(
-        self, *, timeout_s: float = DEFAULT_TIMEOUT_S, trace: bool | None = None
+        self, *, timeout_s: float | None = None, trace: bool | None = None
     ) -> None:
         self.version = 0
         self.timeout_s = timeout_s
@@ -388,14 +389,17 @@ class HookManager:
         del self.problems[:-100]
         _LOG.warning("%s", error, exc_info=error.__cause__)
 
-    def failure(self, each: Implementation, error: BaseException) -> HookError:
-        """Return the report of an observer that raised or ran out of time."""
+    def failure(
+        self, each: Implementation, error: BaseException, timeout_s: float | None = None
+    ) -> HookError:
+        """Return the report of an observer that raised or, after a time, was stopped."""
+        timeout_s = timeout_s or self.timeout_s or DEFAULT_TIMEOUT_S
         subject = f"observer {each.hook!r} of plugin {each.plugin!r}"
         report: HookError
-        if isinstance(error, TimeoutError):
+        if isinstance(error, OutOfTimeError):
             report = HookTimeoutError(
                 subject,
-                f"took longer than {self.timeout_s:g} s",
+                f"took longer than {timeout_s:g} s",
                 "Make it faster, or raise `hook_timeout`.",
             )
         else:
@@ -413,7 +417,7 @@ class HookManager:
             return await outcome if isinstance(outcome, Awaitable) else outcome
 
         try:
-            outcome = await bounded(handle(), self.timeout_s)
+            outcome = await bounded(handle(), self.timeout_s or DEFAULT_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - one handler must not stop the others
             self.report(self.failure(each, error))
             return HookResult(success=False, error=f"{type(error).__name__}: {error}")
