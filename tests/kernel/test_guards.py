@@ -84,7 +84,7 @@ async def test_a_source_cannot_slip_a_tool_under_a_name_that_is_taken(
         environ={},
     ) as kernel:
         for wanted in (["add"], "all"):
-            agent = BaseAgent(signature=QUESTION, tools=wanted, kernel=kernel)  # type: ignore[arg-type]
+            agent = BaseAgent(signature=QUESTION, tools=wanted, kernel=kernel)
             with pytest.raises(
                 AgentCreationError, match="'add' is offered twice, by 'tool'"
             ):
@@ -250,14 +250,15 @@ async def test_two_model_calls_at_once_are_both_paid_for(
     model.say("a", "b")
     agent = BaseAgent(signature=QUESTION, hooks=[Hedge()], kernel=kernel)
     result = await agent.run(question="?")
-    assert (result.cost_usd, result.usage.requests) == (2, 2)
+    assert (result.cost_usd, result.usage.requests) == (Decimal(2), 2)
 
 
 async def test_middleware_may_fill_in_a_price(kernel: Kernel, model: ScriptedModel) -> None:
     class Price:
         @hookimpl
         async def wrap_model_call(self, request: Any, call_next: Any) -> ModelReply:
-            return replace(await call_next(request), cost_usd=Decimal("0.25"))
+            reply: ModelReply = await call_next(request)
+            return replace(reply, cost_usd=Decimal("0.25"))
 
     model.say("ok")
     agent = BaseAgent(signature=QUESTION, hooks=[Price()], kernel=kernel)
@@ -450,7 +451,7 @@ async def test_a_threshold_without_a_confidence_is_refused(kernel: Kernel) -> No
 
 async def test_slips_of_the_pen_are_explained(kernel: Kernel) -> None:
     with pytest.raises(AgentCreationError, match=r"Write tools=\['read_file'\]"):
-        BaseAgent(signature=QUESTION, tools="read_file")  # type: ignore[arg-type]
+        BaseAgent(signature=QUESTION, tools="read_file")
     with pytest.raises(AgentCreationError, match=r"Write grants=\['x'\]"):
         BaseAgent(signature=QUESTION, grants="x")
     with pytest.raises(AgentCreationError, match="has no `execute`"):

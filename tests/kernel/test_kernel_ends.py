@@ -75,7 +75,7 @@ def writer_plugin(trail: list[str]) -> object:
             try:
                 yield
             finally:
-                store: Any = await kernel.get(MemoryStore, "it")  # type: ignore[type-abstract]
+                store: Any = await kernel.get(MemoryStore, "it")
                 store.append("writer flushes")
 
     return WriterPlugin()
@@ -126,13 +126,13 @@ async def test_an_implementation_that_died_is_opened_anew() -> None:
             registry.add(Provider, "it", fragile)
 
     async with alone(FragilePlugin) as kernel:
-        first: object = await kernel.get(Provider, "it")  # type: ignore[type-abstract]
+        first: object = await kernel.get(Provider, "it")
         opened[0].set()
         second = first
         with anyio.fail_after(5):
             while second == first:
                 await anyio.lowlevel.checkpoint()
-                second = await kernel.get(Provider, "it")  # type: ignore[type-abstract]
+                second = await kernel.get(Provider, "it")
     assert (first, second) == (1, 2)
 
 
