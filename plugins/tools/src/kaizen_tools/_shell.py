@@ -1,7 +1,8 @@
 """Running shell commands that end when they are told to, and leave nothing behind.
 
 This is not a sandbox: a command may do what the user may. What is here are limits, a clean
-environment, and an end.
+environment, and an end. The environment hides no secret from a command that looks for it:
+it may read `/proc` of this program, which runs as the same user.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class Shell:
 
         Gives `exit_code` (128 and more: ended by a signal), `stdout`, `stderr`, `truncated`
         if the middle of an output is left out, and `timed_out`. There is no input, and
-        nothing that the command starts outlives it, background processes included. It is
-        not confined: it may do whatever the user may.
+        nothing that the command starts outlives it, background processes included; `stderr`
+        says if something could not be ended. It is not confined: it may do whatever the
+        user may, and its clean environment hides no secret from it.
 
         Args:
             command: What bash runs.
