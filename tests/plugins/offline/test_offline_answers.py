@@ -555,11 +555,21 @@ async def test_a_large_text_does_not_block_the_loop() -> None:
         lambda size: "# " + "#" * size + " harbour" + "#" * size,
         lambda size: "e.g. A harbour " * (size // 15),
         lambda size: "The harbour opens at nine. " * (size // 27),
+        lambda size: "harbour " + "Sand is wet. " * (size // 13),
         lambda size: "|" * size + "harbour",
         lambda size: "harbour opens." + ")" * size + "x",
         lambda size: "a.b@" * (size // 4) + " harbour opens",
     ],
-    ids=["blanks", "hashes", "abbreviations", "sentences", "bars", "brackets", "at signs"],
+    ids=[
+        "blanks",
+        "hashes",
+        "abbreviations",
+        "sentences",
+        "sand",
+        "bars",
+        "brackets",
+        "at",
+    ],
 )
 async def test_the_work_on_a_long_line_grows_with_its_length_alone(
     shape: Callable[[int], str],

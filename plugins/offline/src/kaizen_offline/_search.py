@@ -255,6 +255,7 @@ def _ranked(
     beside = _beside(rows, matched)
     total = sum(weights.values())
     kind = _Kind.of(question, total / len(weights))
+    fitting = [kind.fits(passage.text) for passage, _ in best]
     found = []
     for i, row in enumerate(rows):
         here = {term: matched[term].get(i, 0.0) for term in weights}
@@ -263,7 +264,9 @@ def _ranked(
             for term, place in here.items()
         }
         own, coverage = _share(weights, here), _share(weights, around)
-        coverage = kind.joined(coverage, total, row.sentence)
+        coverage = kind.joined(
+            coverage, total, row.sentence.text, beside=fitting[row.passage]
+        )
         score = (
             coverage + 0.3 * own + 0.3 * row.rank + 0.06 * sum(i in pair for pair in pairs)
         )
@@ -291,11 +294,9 @@ class _Kind:
     def fits(self, text: str) -> bool:
         return self.pattern is not None and bool(self.pattern.search(text))
 
-    def joined(self, coverage: float, total: float, sentence: Sentence) -> float:
-        """Count the kind like a word of the question."""
-        place = 1.0 if self.fits(sentence.text) else 0.0
-        if not place and self.fits(sentence.passage.text):
-            place = _IN_PARAGRAPH
+    def joined(self, coverage: float, total: float, text: str, *, beside: bool) -> float:
+        """Count the kind like a word of the question; `beside`: its paragraph fits."""
+        place = 1.0 if self.fits(text) else _IN_PARAGRAPH if beside else 0.0
         return (coverage * total + place * self.weight) / (total + self.weight)
 
 
