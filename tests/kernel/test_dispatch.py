@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -298,6 +299,48 @@ async def test_cancelling_during_an_observer_cancels_the_operation() -> None:
     with anyio.move_on_after(0.01) as scope:
         await operation("it")
     assert scope.cancelled_caught
+    assert manager.problems == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_observer_that_awaits_what_was_cancelled_is_reported() -> None:
+    told: list[str] = []
+
+    class AwaitsOther:
+        @hookimpl
+        async def pre_cycle(self, event: Event) -> None:
+            other = asyncio.ensure_future(asyncio.Event().wait())
+            asyncio.get_running_loop().call_soon(other.cancel)
+            await other
+
+    class Fine:
+        @hookimpl
+        async def pre_cycle(self, event: Event) -> None:
+            told.append("fine")
+
+    manager, operation = compiled(AwaitsOther(), Fine())
+    assert await operation("it") == "done it"
+    assert told == ["fine"]
+    assert "raised CancelledError" in str(manager.problems[0])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_loops_own_cancellation_passes_through_an_observer() -> None:
+    waiting = asyncio.Event()
+
+    class Endless:
+        @hookimpl
+        async def pre_cycle(self, event: Event) -> None:
+            waiting.set()
+            await anyio.sleep_forever()
+
+    manager, operation = compiled(Endless())
+    task = asyncio.ensure_future(operation("it"))
+    with anyio.fail_after(5):
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
     assert manager.problems == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pluggy
 import pytest
 from kaizen import (
     BaseHook,
@@ -89,6 +90,61 @@ def test_a_keyword_only_parameter_is_refused() -> None:
 
     with pytest.raises(HookRegistrationError, match="keyword-only parameter 'event'"):
         HookManager().add(KeywordOnly(), name="keyword")
+
+
+def test_a_class_is_refused_where_an_object_is_meant() -> None:
+    with pytest.raises(HookRegistrationError, match=r"object of it, such as Silent\(\)"):
+        HookManager().add(Silent)
+
+
+def test_an_object_without_hooks_is_refused() -> None:
+    manager = HookManager()
+    with pytest.raises(HookRegistrationError, match=r"has no hooks.*@hookimpl"):
+        manager.add(object(), name="empty")
+    assert manager.names() == ()
+    assert manager.add(object(), name="empty", may_have_none=True) == "empty"
+
+
+def test_specifications_come_whole_and_go_again() -> None:
+    hookspec = pluggy.HookspecMarker("kaizen")
+
+    class Specs:
+        @hookspec
+        def greet(self, name: str) -> str:
+            raise NotImplementedError
+
+    class Clashing:
+        @hookspec
+        def a_new_one(self) -> None: ...
+
+        @hookspec
+        def pre_cycle(self, event: Any) -> None: ...
+
+    class Guest:
+        @hookimpl
+        def greet(self, name: str) -> str:
+            return f"hello {name}"
+
+        @hookimpl
+        async def pre_cycle(self, event: Any) -> None: ...
+
+    class Eager:
+        @hookimpl
+        def a_new_one(self) -> None: ...
+
+    manager = HookManager()
+    manager.add_specs(Specs)
+    manager.add(Guest(), name="guest")
+    with pytest.raises(HookRegistrationError, match="pre_cycle"):
+        manager.add_specs(Clashing)
+    with pytest.raises(HookRegistrationError, match="'a_new_one'"):
+        manager.add(Eager())
+    assert list(manager.call("greet", name="you")) == [("guest", "hello you")]
+
+    manager.remove_specs(Specs)
+    assert names(manager, "pre_cycle") == ["guest"]
+    with pytest.raises(HookRegistrationError, match="unknown hook 'greet'"):
+        manager.add(Guest(), name="second")
 
 
 def test_an_optional_hook_may_be_unknown() -> None:

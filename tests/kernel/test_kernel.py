@@ -13,6 +13,7 @@ import pytest
 from kaizen import Kernel, PluginSettings, Provider, Registry, Tool, hookimpl
 from kaizen.errors import (
     ConfigurationError,
+    HookRegistrationError,
     InitializationError,
     PluginError,
     UnknownNameError,
@@ -531,3 +532,27 @@ async def test_a_plugin_may_bring_hooks_of_its_own() -> None:
         assert list(kernel.hooks.call("greet", name="you")) == [("guest", "hello you")]
     async with alone(plugins=[GuestPlugin]) as kernel:
         assert kernel.plugins[0].status == "enabled"
+
+
+async def test_the_hooks_that_a_failed_plugin_brings_are_unknown() -> None:
+    import pluggy
+
+    hookspec = pluggy.HookspecMarker("kaizen")
+
+    class Specs:
+        @hookspec
+        def greet(self, name: str) -> str:
+            raise NotImplementedError
+
+    class Guest:
+        @hookimpl
+        def greet(self, name: str) -> str:
+            return f"hello {name}"
+
+    host = Tracked("host", [], fail="start")
+    host.hookspecs = Specs  # type: ignore[attr-defined]
+    async with alone(plugins=[host, Guest], on_plugin_error="skip") as kernel:
+        assert [each.status for each in kernel.plugins] == ["failed", "failed"]
+        assert "unknown hook 'greet'" in str(kernel.plugins[1].error)
+        with pytest.raises(HookRegistrationError, match="unknown hook 'greet'"):
+            kernel.hooks.add(Guest())

@@ -14,7 +14,12 @@ from time import perf_counter, time
 from traceback import walk_tb
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from anyio import CancelScope, current_time
+from anyio import (
+    CancelScope,
+    current_time,
+    get_cancelled_exc_class,
+    get_current_task,
+)
 
 from kaizen._bounded import OutOfTimeError, stepped
 from kaizen.errors import HookExecutionError
@@ -264,15 +269,36 @@ class _Delivery:
             except Exception as error:  # noqa: BLE001 - observers fail open, and reported
                 if self._armed != at or not self.scope.cancel_called:
                     self.report(error)
+            except get_cancelled_exc_class() as error:
+                if self.scope.cancel_called or _is_being_cancelled():
+                    raise
+                self.report(error)
             if self._armed == at and self.scope.cancel_called:
                 return
         self.at = len(told)
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: BaseException) -> None:
         """Report the observer whose turn it is."""
         observer = self._told[self.at]
         manager = observer.manager
         manager.report(manager.failure(observer.implementation, error, observer.timeout_s))
+
+
+def _is_being_cancelled() -> bool:
+    """Tell whether a cancellation is meant for this task.
+
+    If not, an observer awaited something else that was cancelled. Asked where an observer
+    is cancelled, and nowhere else. The loop of asyncio cancels tasks without anyio as well,
+    and counts that; it is looked up here, since the kernel imports no event loop.
+    """
+    if get_current_task().has_pending_cancellation():
+        return True
+    asyncio = sys.modules.get("asyncio")
+    try:
+        task = asyncio.current_task() if asyncio is not None else None
+    except RuntimeError:  # it is not the loop that runs
+        return True
+    return task is None or task.cancelling() > 0
 
 
 def _traced_observer(

@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import types
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from difflib import get_close_matches
 from enum import Enum, IntEnum
@@ -223,30 +223,64 @@ class HookManager:
         self.timeout_s = timeout_s
         self.trace = os.environ.get("KAIZEN_TRACE_HOOKS") == "1" if trace is None else trace
         self.problems: list[HookError] = []
-        self._registry = pluggy.PluginManager(PROJECT)
-        self._registry.add_hookspecs(hookspecs)
+        self._specs: list[types.ModuleType | type] = [hookspecs]
+        self._registry = _registry(self._specs)
         self._ranks: dict[str, int] = {}
         self._handlers = 0
         self._unnamed = 0
 
     def add_specs(self, specs: types.ModuleType | type) -> None:
-        """Add the hook specifications of a module or class that a plugin brings."""
-        self._registry.add_hookspecs(specs)
+        """Add the hook specifications of a module or class, all of them or none.
 
-    def add(self, plugin: object, *, name: str | None = None, rank: int = 1_000) -> str:
+        Raises:
+            HookRegistrationError: There are none, or one has the name of another hook.
+        """
+        try:
+            self._registry.add_hookspecs(specs)
+        except Exception as error:
+            self._rebuild()
+            raise HookRegistrationError(
+                "a plugin",
+                f"brings hooks that cannot be added: {error}",
+                "Mark them with pluggy.HookspecMarker('kaizen'), under names of their own.",
+            ) from error
+        self._specs.append(specs)
+
+    def remove_specs(self, specs: types.ModuleType | type) -> None:
+        """Take hook specifications back; what implements them is not called any more."""
+        self._specs.remove(specs)
+        self._rebuild()
+        self.version += 1
+
+    def add(
+        self,
+        plugin: object,
+        *,
+        name: str | None = None,
+        rank: int = 1_000,
+        may_have_none: bool = False,
+    ) -> str:
         """Register the marked methods of a plugin, all of them or none.
 
         Args:
             plugin: Any object with methods marked by `hookimpl`.
             name: What it is called; by default after its class.
             rank: Its place among plugins of equal priority.
+            may_have_none: Whether a plugin without any hook is accepted.
 
         Returns:
             The name.
 
         Raises:
-            HookRegistrationError: A hook is misspelt or has unknown parameters.
+            HookRegistrationError: A hook is misspelt or has unknown parameters, there is
+                none, or a class was given.
         """
+        if isinstance(plugin, type):
+            raise HookRegistrationError(
+                f"class {plugin.__name__!r}",
+                "was given where a plugin is expected",
+                f"Give an object of it, such as {plugin.__name__}().",
+            )
         if name is None:
             self._unnamed += 1
             name = f"{type(plugin).__name__}-{self._unnamed}"
@@ -257,7 +291,7 @@ class HookManager:
         _refuse_keyword_only(plugin, name)
         try:
             self._registry.register(plugin, name)
-            self._check(plugin, name)
+            self._check(plugin, name, may_have_none=may_have_none)
         except (pluggy.PluginValidationError, HookRegistrationError) as error:
             if self._registry.has_plugin(name):
                 self._registry.unregister(name=name)
@@ -423,9 +457,26 @@ class HookManager:
             return HookResult(success=False, error=f"{type(error).__name__}: {error}")
         return outcome or HookResult()
 
-    def _check(self, plugin: object, name: str) -> None:
-        """Refuse marked methods that are no hook, and parameters that no hook has."""
-        for caller in self._registry.get_hookcallers(plugin) or ():
+    def _rebuild(self) -> None:
+        """Make the registry anew, of the specifications and plugins that there are."""
+        plugins = self._registry.list_name_plugin()
+        self._registry = _registry(self._specs)
+        for name, plugin in plugins:
+            if plugin is None:
+                self._registry.set_blocked(name)
+            else:
+                self._registry.register(plugin, name)
+
+    def _check(self, plugin: object, name: str, *, may_have_none: bool) -> None:
+        """Refuse marked methods that are no hook, and plugins that have none."""
+        callers = self._registry.get_hookcallers(plugin)
+        if not callers and not may_have_none:
+            raise HookRegistrationError(
+                f"plugin {name!r}",
+                "has no hooks",
+                "Mark its methods with `@hookimpl`. " + _SPELLING,
+            )
+        for caller in callers or ():
             for each in caller.get_hookimpls():
                 if each.plugin_name != name or caller.has_spec() or each.optionalhook:
                     continue
@@ -441,6 +492,13 @@ class HookManager:
 
 
 _SPELLING = "The hooks and their parameters stand in `kaizen.hookspecs`."
+
+
+def _registry(specs: Sequence[types.ModuleType | type]) -> pluggy.PluginManager:
+    registry = pluggy.PluginManager(PROJECT)
+    for each in specs:
+        registry.add_hookspecs(each)
+    return registry
 
 
 def _refuse_keyword_only(plugin: object, name: str) -> None:

@@ -316,10 +316,13 @@ class Kernel:
             except PluginError as error:
                 infos[candidate.name] = _skip(candidate, error, mode)
         for rank, (candidate, plugin) in enumerate(made):
+            specs = getattr(plugin, "hookspecs", None)
             try:
                 await stack.enter_async_context(self._started(candidate, plugin, rank))
                 infos[candidate.name] = _info(candidate, "enabled", plugin=plugin)
             except PluginError as error:
+                if specs is not None:
+                    self.hooks.remove_specs(specs)
                 infos[candidate.name] = _skip(candidate, error, mode)
         for candidate in found:
             infos.setdefault(candidate.name, _info(candidate, "disabled"))
@@ -371,7 +374,7 @@ class Kernel:
                     _checked_lifespan(candidate, lifespan(self))
                 )
             stack.push_async_callback(self._close_offers, name)
-            self.hooks.add(plugin, name=name, rank=rank)
+            self.hooks.add(plugin, name=name, rank=rank, may_have_none=True)
             stack.callback(self.hooks.remove, name)
             stack.callback(self.registry.remove_plugin, name)
             self._contribute(candidate, plugin)
@@ -393,11 +396,8 @@ class Kernel:
             return
         try:
             self.hooks.add_specs(specs)
-        except Exception as error:
-            raise candidate.error(
-                f"brings hooks that cannot be added: {error}",
-                "Mark them with pluggy.HookspecMarker('kaizen'), under names of their own.",
-            ) from error
+        except HookRegistrationError as error:
+            raise candidate.error(error.problem, error.remedy) from error
 
     def _contribute(self, candidate: Candidate, plugin: Any) -> None:
         contribute = getattr(plugin, "contribute", None)
