@@ -54,7 +54,7 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import Tool, ToolCall, ToolContext, ToolResult
+from kaizen.tools import Tool, ToolCall, ToolContext, ToolResult, ToolSpec
 
 __all__ = [
     "agent_loop",
@@ -248,11 +248,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
         raise UnknownNameError("tool", call.name, plan.tools)
     spec = plan.spec_of[call.name]
     if call.name not in plan.free and call.grant is None:
-        raise ToolRefusedError(
-            f"tool {call.name!r}",
-            f"is of danger level {spec.effect.danger.name} and nobody granted the call",
-            "Do without it, or ask the user to grant it.",
-        )
+        raise _ungranted(call.name, spec)
     arguments = call.arguments
     if plan.hooked:
         known = run._validated.pop(call.id, None)
@@ -628,6 +624,14 @@ def _cut(text: str, limit: int) -> str:
 def _clean(text: str) -> str:
     """Return a text without halves of characters, which no wire can hold."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _ungranted(name: str, spec: ToolSpec) -> ToolRefusedError:
+    return ToolRefusedError(
+        f"tool {name!r}",
+        f"is of danger level {spec.effect.danger.name} and nobody granted the call",
+        "Do without it, or ask the user to grant it.",
+    )
 
 
 def _tool_error(call: ToolCall, error: Exception) -> KaizenError:
