@@ -556,3 +556,179 @@ async def test_the_hooks_that_a_failed_plugin_brings_are_unknown() -> None:
         assert "unknown hook 'greet'" in str(kernel.plugins[1].error)
         with pytest.raises(HookRegistrationError, match="unknown hook 'greet'"):
             kernel.hooks.add(Guest())
+
+
+class Named:
+    """Offers factories under names, and gives them the kernel that it runs in."""
+
+    name = "named"
+
+    def __init__(self, **factories: Any) -> None:
+        self._factories = factories
+        self.kernel: Kernel
+
+    @asynccontextmanager
+    async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+        self.kernel = kernel
+        yield
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        for name, factory in self._factories.items():
+            registry.add(Provider, name, factory)
+
+
+async def test_implementations_that_open_each_other_in_a_circle_are_refused() -> None:
+    async def one() -> object:
+        return await plugin.kernel.get(Provider, "two")
+
+    async def two() -> object:
+        return await plugin.kernel.get(Provider, "one")
+
+    plugin = Named(one=one, two=two)
+    with anyio.fail_after(5):
+        async with alone(plugins=[plugin]) as kernel:
+            with pytest.raises(
+                InitializationError,
+                match="Provider 'two' → Provider 'one' → Provider 'two' would wait",
+            ):
+                await kernel.get(Provider, "one")  # type: ignore[type-abstract]
+
+
+async def test_a_circle_of_two_tasks_is_refused_as_well() -> None:
+    both = 0
+    ready = anyio.Event()
+    refused: list[str] = []
+
+    async def meet(other: str) -> object:
+        nonlocal both
+        both += 1
+        if both == 2:
+            ready.set()
+        await ready.wait()
+        return await plugin.kernel.get(Provider, other)
+
+    async def ask(kernel: Kernel, name: str) -> None:
+        try:
+            await kernel.get(Provider, name)  # type: ignore[type-abstract]
+        except InitializationError as error:
+            refused.append(str(error))
+
+    async def one() -> object:
+        return await meet("two")
+
+    async def two() -> object:
+        return await meet("one")
+
+    plugin = Named(one=one, two=two)
+    with anyio.fail_after(5):
+        async with alone(plugins=[plugin]) as kernel, anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, kernel, "one")
+            tasks.start_soon(ask, kernel, "two")
+    assert "would wait for itself" in refused[0]
+
+
+async def test_what_one_implementation_asks_of_another_is_opened_once() -> None:
+    async def one() -> object:
+        return [await plugin.kernel.get(Provider, "two")]  # type: ignore[type-abstract]
+
+    made = object()
+    plugin = Named(one=one, two=lambda: made)
+    async with alone(plugins=[plugin]) as kernel:
+        opened: object = await kernel.get(Provider, "one")
+        assert opened == [made]
+        assert await kernel.get(Provider, "two") is made  # type: ignore[type-abstract]
+
+
+async def test_what_a_plugin_offered_is_not_given_once_it_has_left() -> None:
+    outcomes: list[str] = []
+
+    class First:
+        name = "first"
+
+        @asynccontextmanager
+        async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+            yield
+            try:
+                await kernel.get(Provider, "it")  # type: ignore[type-abstract]
+            except UnknownNameError as error:
+                outcomes.append(error.name)
+
+    async with alone(plugins=[First(), Offers(object())]) as kernel:
+        await kernel.get(Provider, "it")  # type: ignore[type-abstract]
+    assert outcomes == ["it"]
+
+
+async def test_what_is_opened_while_its_plugin_leaves_is_closed_and_refused() -> None:
+    trail: list[str] = []
+    opening, leaving = anyio.Event(), anyio.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncGenerator[object]:
+        opening.set()
+        await leaving.wait()
+        yield trail
+        trail.append("closed")
+
+    class User:
+        name = "user"
+
+        @asynccontextmanager
+        async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, kernel)
+                yield
+
+    async def ask(kernel: Kernel) -> None:
+        await started.wait()
+        with pytest.raises(InitializationError, match="plugin 'offers' has left"):
+            await kernel.get(Provider, "it")  # type: ignore[type-abstract]
+        trail.append("refused")
+
+    class Leaves(Offers):
+        @asynccontextmanager
+        async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+            yield
+            trail.append("left")
+
+    class Last:
+        name = "last"
+
+        @asynccontextmanager
+        async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+            yield
+            kernel.registry.remove_plugin("offers")
+            leaving.set()
+
+    started = anyio.Event()
+    with anyio.fail_after(5):
+        async with alone(plugins=[User(), Leaves(slow), Last()]):
+            started.set()
+            await opening.wait()
+    assert trail.index("closed") < trail.index("left")
+    assert "refused" in trail
+
+
+async def test_ids_go_on_after_a_new_start_and_leave_out_those_that_were_claimed() -> None:
+    kernel = alone()
+    async with kernel:
+        assert kernel.default_agent_id("x") == "x"
+        kernel.claim_agent_id("x-2")
+    async with kernel:
+        assert kernel.default_agent_id("x") == "x-3"
+        kernel.claim_agent_id("y")
+        assert kernel.default_agent_id("y") == "y-2"
+
+
+async def test_an_error_inside_an_error_reads_as_one_sentence() -> None:
+    with pytest.raises(PluginError) as caught:
+        await settings_of(settings={"notes": {"size": "x"}})
+    told = str(caught.value)
+    assert told.count("[KAIZEN_") == 1
+    assert ".." not in told
+    assert "the settings [plugins.notes] cannot be used: 'size' (from code)" in told
+
+
+async def test_tracing_is_turned_on_by_the_environment_that_is_given() -> None:
+    assert alone(environ={"KAIZEN_TRACE_HOOKS": "1"}).hooks.trace
+    assert not alone(environ={}).hooks.trace

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from contextvars import ContextVar
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction, isroutine
 from pathlib import Path
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -46,9 +52,17 @@ __all__ = ["AgentManager", "Kernel", "PluginInfo"]
 
 Port = TypeVar("Port")
 
+Key: TypeAlias = tuple[type[Any], str]
+"""A port and a name."""
+
 CONFIG_FILE = "kaizen.toml"
 CLOSE_TIMEOUT_S = 10.0
+MAX_CLAIMED_IDS = 10_000
+_REMEDY = "Correct its settings, or leave it out of `plugins`."
 _LOG = logging.getLogger("kaizen")
+_OPENING: ContextVar[tuple[Kernel | None, Key | None]] = ContextVar(
+    "kaizen_opening", default=(None, None)
+)
 
 
 @record
@@ -117,13 +131,15 @@ class Kernel:
         self._environ = environ
         self._stack: AsyncExitStack | None = None
         self._started_up = False
+        self._agent_names: dict[str, int] = {}  # goes on, as agents keep their ids
+        self._claimed_ids: dict[str, None] = {}
         self.hooks = HookManager()
         self._reset()
 
     def _reset(self) -> None:
         self.config = KaizenConfig()
         version = self.hooks.version + 1
-        self.hooks = HookManager()
+        self.hooks = HookManager(trace=self._environment().get("KAIZEN_TRACE_HOOKS") == "1")
         self.hooks.version = version  # goes on, so that agents notice the new start
         self.registry = Registry()
         self.plugins: tuple[PluginInfo, ...] = ()
@@ -132,10 +148,11 @@ class Kernel:
         self._token: EventLoopToken | None = None
         self.thread = 0
         self._tasks: TaskGroup | None = None
-        self._opened: dict[tuple[type[Any], str], Any] = {}
-        self._locks: dict[tuple[type[Any], str], anyio.Lock] = {}
+        self._opened: dict[Key, Any] = {}
+        self._owners: dict[Key, str] = {}
+        self._locks: dict[Key, anyio.Lock] = {}
+        self._waits: dict[Key, list[Key]] = {}
         self._hosts: list[_Host] = []
-        self._agent_names: dict[str, int] = {}
 
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
@@ -196,7 +213,8 @@ class Kernel:
 
         Raises:
             UnknownNameError: Nobody offers it; lists the known names.
-            InitializationError: The kernel is not running.
+            InitializationError: The kernel is not running; its plugin left meanwhile; or
+                it is asked for, in a circle, by what it opens itself.
         """
         key = (port, name)
         if key in self._opened:
@@ -204,10 +222,11 @@ class Kernel:
         if self._tasks is None:
             raise self._not_running()
         offer = self.registry.find(port, name)
-        async with self._locks.setdefault(key, anyio.Lock()):
-            if key not in self._opened:
-                self._opened[key] = await self._open(offer)
-        return cast(Port, self._opened[key])
+        with self._waiting(key):
+            async with self._locks.setdefault(key, anyio.Lock()):
+                if key not in self._opened:
+                    return cast(Port, await self._open_once(key, offer))
+                return cast(Port, self._opened[key])
 
     def agent(
         self,
@@ -244,11 +263,24 @@ class Kernel:
     def default_agent_id(self, name: str) -> str:
         """Return an id for an agent that has none: its name, numbered from the second.
 
-        The same program gives its agents the same ids each time it starts.
+        The same program gives its agents the same ids each time it starts. Ids that were
+        claimed are left out.
         """
-        count = self._agent_names.get(name, 0) + 1
-        self._agent_names[name] = count
-        return name if count == 1 else f"{name}-{count}"
+        while True:
+            count = self._agent_names.get(name, 0) + 1
+            self._agent_names[name] = count
+            agent_id = name if count == 1 else f"{name}-{count}"
+            if agent_id not in self._claimed_ids:
+                return agent_id
+
+    def claim_agent_id(self, agent_id: str) -> None:
+        """Keep an id that somebody chose from being given to an agent that has none.
+
+        The last ten thousand are remembered.
+        """
+        self._claimed_ids[agent_id] = None
+        if len(self._claimed_ids) > MAX_CLAIMED_IDS:
+            del self._claimed_ids[next(iter(self._claimed_ids))]
 
     def require_running(self) -> None:
         """Raise unless the kernel is running, and in this event loop."""
@@ -268,8 +300,11 @@ class Kernel:
             "Use it inside `async with Kernel() as kernel:`.",
         )
 
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ if self._environ is None else self._environ
+
     def _sources(self) -> Sources:
-        environ = os.environ if self._environ is None else self._environ
+        environ = self._environment()
         path: str | Path | None = None
         if self._config_file is not False:
             named = self._config_file or environ.get("KAIZEN_CONFIG")
@@ -358,7 +393,7 @@ class Kernel:
                     raise
         except PluginError:
             raise
-        except BaseException as error:
+        except Exception as error:
             if error is not passing:
                 error.add_note(f"raised by plugin {candidate.name!r} while it stopped")
             raise
@@ -384,10 +419,7 @@ class Kernel:
         except HookRegistrationError as error:
             raise candidate.error(error.problem, error.remedy) from error
         except Exception as error:
-            raise candidate.error(
-                f"could not start: {type(error).__name__}: {error}",
-                "Correct its settings, or leave it out of `plugins`.",
-            ) from error
+            raise _failure(candidate, "could not start", error) from error
 
     def _specify(self, candidate: Candidate, plugin: Any) -> None:
         """Add the hooks that a plugin brings for others to implement."""
@@ -409,24 +441,78 @@ class Kernel:
         if contribute is not None and hasattr(contribute, "kaizen_impl"):
             contribute(_PluginRegistry(self.registry, candidate.name))
 
+    @contextmanager
+    def _waiting(self, key: Key) -> Iterator[None]:
+        """Note that what is being opened here waits for another; refuse a circle."""
+        kernel, asker = _OPENING.get()
+        if kernel is not self or asker is None:
+            yield
+            return
+        if circle := self._path(key, asker):
+            raise InitializationError(
+                " → ".join(f"{port.__name__} {name!r}" for port, name in (asker, *circle)),
+                "would wait for itself to be opened",
+                "Let one ask for the other when it is used, not while it is opened.",
+            )
+        waits = self._waits.setdefault(asker, [])
+        waits.append(key)
+        try:
+            yield
+        finally:
+            waits.remove(key)
+
+    def _path(self, start: Key, end: Key) -> list[Key]:
+        """Return how one implementation waits for another; empty if it does not."""
+        if start == end:
+            return [end]
+        for each in self._waits.get(start, ()):
+            if path := self._path(each, end):
+                return [start, *path]
+        return []
+
+    async def _open_once(self, key: Key, offer: Offer) -> Any:
+        before = _OPENING.set((self, key))
+        try:
+            value = await self._open(offer)
+        finally:
+            _OPENING.reset(before)
+        if self.registry.offered(*key) is not offer:
+            raise InitializationError(
+                f"{key[0].__name__} {key[1]!r}",
+                f"cannot be opened any more: plugin {offer.plugin!r} has left",
+                "Open it while its plugin is enabled.",
+            )
+        return value
+
     async def _open(self, offer: Offer) -> Any:
         factory = offer.factory
         made = factory() if _is_factory(factory) else factory
         if isawaitable(made):
             made = await made
         if not isinstance(made, AbstractAsyncContextManager):
+            self._remember(offer, made)
             return made
-        assert self._tasks is not None
-        host = _Host(made, offer)
-        value = await self._tasks.start(self._keep_open, host)
-        self._hosts.append(host)
-        return value
+        if self._tasks is None:
+            raise self._not_running()
+        return await self._tasks.start(self._keep_open, _Host(made, offer))
 
     async def _keep_open(self, host: _Host, *, task_status: TaskStatus[Any]) -> None:
+        self._hosts.append(host)
         try:
-            await host.run(task_status)
+            await host.run(partial(self._remember, host.offer), task_status)
         finally:
-            self._opened.pop((host.offer.port, host.offer.name), None)
+            self._hosts.remove(host)
+            self._forget((host.offer.port, host.offer.name))
+
+    def _remember(self, offer: Offer, value: object) -> None:
+        key = (offer.port, offer.name)
+        if self.registry.offered(*key) is offer:
+            self._opened[key] = value
+            self._owners[key] = offer.plugin
+
+    def _forget(self, key: Key) -> None:
+        self._opened.pop(key, None)
+        self._owners.pop(key, None)
 
     async def _close_offers(self, plugin: str | None) -> None:
         """Close what a plugin offered and somebody opened, last opened first.
@@ -434,20 +520,16 @@ class Kernel:
         Whoever uses it has left already: plugins leave in reverse order. `None` stands for
         what is left in the end.
         """
-        for host in reversed(self._hosts):
-            if plugin is not None and host.offer.plugin != plugin:
+        for host in reversed(tuple(self._hosts)):
+            if host.closing or (plugin is not None and host.offer.plugin != plugin):
                 continue
             with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True) as scope:
                 await host.close()
             if scope.cancelled_caught:
                 _LOG.error("%s did not close in %g s", host, CLOSE_TIMEOUT_S)
-        if plugin is None:
-            self._opened.clear()
-            self._hosts.clear()
-        for port, name in list(self._opened):
-            offer = self.registry.offered(port, name)
-            if offer is not None and offer.plugin == plugin:
-                del self._opened[port, name]
+        for key, owner in tuple(self._owners.items()):
+            if plugin is None or owner == plugin:
+                self._forget(key)
 
     async def _leave_tasks(self, tasks: TaskGroup) -> None:
         """Leave the task group without wrapping the error that passes by."""
@@ -503,17 +585,25 @@ class _Host:
         offer = self.offer
         return f"{offer.port.__name__} {offer.name!r} of plugin {offer.plugin!r}"
 
-    async def run(self, task_status: TaskStatus[Any]) -> None:
+    @property
+    def closing(self) -> bool:
+        """Whether somebody closes it."""
+        return self._closing.is_set()
+
+    async def run(
+        self, on_open: Callable[[Any], None], task_status: TaskStatus[Any]
+    ) -> None:
         opened = False
         try:
             async with self._manager as value:
                 opened = True
+                on_open(value)
                 task_status.started(value)
                 await self._closing.wait()
         except Exception:
             if not opened:
                 raise
-            when = "while it was closed" if self._closing.is_set() else "while it was open"
+            when = "while it was closed" if self.closing else "while it was open"
             _LOG.exception("%s failed %s", self, when)
         finally:
             self._closed.set()
@@ -561,14 +651,19 @@ def _construct(candidate: Candidate, sources: Sources) -> Any:
         settings = sources.plugin(candidate.name, cast(type[PluginSettings], settings_type))
         return loaded(settings)
     except ConfigurationError as error:
-        raise candidate.error(f"has settings that do not fit: {error}") from error
-    except KaizenError as error:
-        raise candidate.error(f"could not be made: {error}") from error
+        raise _failure(candidate, "has settings that do not fit", error) from error
     except Exception as error:
-        raise candidate.error(
-            f"could not be made: {type(error).__name__}: {error}",
-            "Correct its settings, or leave it out of `plugins`.",
-        ) from error
+        raise _failure(candidate, "could not be made", error) from error
+
+
+def _failure(candidate: Candidate, what: str, error: Exception) -> PluginError:
+    """Return the error of a plugin, in one sentence with that which caused it."""
+    if isinstance(error, KaizenError):
+        return candidate.error(
+            f"{what}: {error.subject} {error.problem}", error.remedy or _REMEDY
+        )
+    told = f"{type(error).__name__}: {error}".rstrip(" .:")
+    return candidate.error(f"{what}: {told}", _REMEDY)
 
 
 def _checked_lifespan(
