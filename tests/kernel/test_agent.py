@@ -735,6 +735,17 @@ async def test_default_ids_are_unique_and_the_same_each_time(model: ScriptedMode
     assert await ids() == await ids() == ["Question", "Question", "Question-2"]
 
 
+async def test_an_id_that_was_chosen_is_not_given_to_another(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    model.say("1", "2")
+    chosen = BaseAgent(signature=Question, kernel=kernel, agent_id="Question")
+    other = BaseAgent(signature=Question, kernel=kernel)
+    await chosen.run(question="?")
+    await other.run(question="?")
+    assert (chosen.agent_id, other.agent_id) == ("Question", "Question-2")
+
+
 async def test_the_kernel_keeps_agents_by_name(
     kernel: Kernel, model: ScriptedModel
 ) -> None:
