@@ -17,7 +17,7 @@ from kaizen.config import (
     refuse_idle_switches,
 )
 from kaizen.errors import AgentCreationError, ConfigurationError
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 SECRET = "hunter2"
 
@@ -428,3 +428,77 @@ def test_an_explanation_names_the_place_inside_a_setting() -> None:
     told = explain(caught.value)
     assert told.startswith("cannot be used: 'limits.high': ")
     assert SECRET not in told
+
+
+def everything_told(error: BaseException | None) -> str:
+    """What an error and all the errors behind it say."""
+    told = ""
+    while error is not None:
+        told += f"{error}{error!r}{vars(error)}"
+        error = error.__cause__ or error.__context__
+    return told
+
+
+@pytest.mark.parametrize(
+    "value", [SECRET, {"key": SECRET}, [SECRET]], ids=["text", "table", "list"]
+)
+def test_what_a_validator_says_is_not_told_if_it_tells_the_value(value: Any) -> None:
+    class Telling(PluginSettings):
+        key: Any = None
+
+        @field_validator("key")
+        @classmethod
+        def refuse(cls, key: Any) -> Any:
+            raise ValueError(f"{key!r} is no key")
+
+    with pytest.raises(ConfigurationError, match=r"'key'.*: is not valid") as told:
+        sources(code={"notes": {"key": value}}).plugin("notes", Telling)
+    assert SECRET not in everything_told(told.value)
+
+
+def test_what_a_validator_says_is_told_if_it_does_not_tell_the_value() -> None:
+    class Helpful(PluginSettings):
+        key: str = ""
+
+        @field_validator("key")
+        @classmethod
+        def refuse(cls, key: str) -> str:
+            raise ValueError("begins with sk-")
+
+    with pytest.raises(ConfigurationError, match="begins with sk-"):
+        sources(code={"notes": {"key": SECRET}}).plugin("notes", Helpful)
+
+
+def test_defaults_of_agents_that_do_not_fit_tell_no_value() -> None:
+    with pytest.raises(ConfigurationError, match="'max_cycles': Input should be") as told:
+        sources(code={}).kernel({"agent": {"max_cycles": SECRET}})
+    assert SECRET not in everything_told(told.value)
+
+
+def test_what_a_provider_is_told_is_never_shown() -> None:
+    table = {"agent": {"provider_config": {"api_key": {"env": "API_KEY"}}}}
+    found = sources(file={"kaizen": table}, environ={"API_KEY": SECRET})
+    config = found.kernel({})
+    assert config.agent_defaults["provider_config"] == {"api_key": SECRET}
+    own = AgentConfig.extract(config.agent_defaults)
+    assert SECRET not in f"{config!r} {config} {own!r} {own} {found!r}"
+
+
+def test_each_default_of_agents_has_a_variable() -> None:
+    found = sources(
+        file={"kaizen": {"agent": {"model": "file", "max_cycles": 3}}},
+        environ={
+            "KAIZEN_AGENT": '{"temperature": 0.5, "timeout": 1}',
+            "KAIZEN_AGENT__MODEL": "gpt",
+            "KAIZEN_AGENT__TIMEOUT": "2.5",
+            "KAIZEN_AGENT__PROVIDER_CONFIG__REGION": "eu",
+        },
+    )
+    config = AgentConfig.extract(found.kernel({}).agent_defaults)
+    assert (config.model, config.max_cycles, config.temperature) == ("gpt", 3, 0.5)
+    assert (config.timeout, config.provider_config) == (2.5, {"region": "eu"})
+
+
+def test_a_misspelt_variable_of_agents_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'modle' is unknown; known: llm_provider"):
+        sources(environ={"KAIZEN_AGENT__MODLE": "gpt"}).kernel({})

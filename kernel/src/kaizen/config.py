@@ -3,8 +3,9 @@
 From the strongest: code, environment, `kaizen.toml`, defaults. In `kaizen.toml`,
 `[kaizen]` holds the fields of `KaizenConfig`, `[kaizen.agent]` defaults for every agent,
 and `[plugins.<name>]` the settings of a plugin. The environment has
-`KAIZEN_<PLUGIN>__<FIELD>` for plugins and `KAIZEN_<FIELD>` for the kernel. A secret may be
-written as `{ env = "NAME" }`, and is then read from that variable.
+`KAIZEN_<PLUGIN>__<FIELD>` for plugins, `KAIZEN_<FIELD>` for the kernel and
+`KAIZEN_AGENT__<FIELD>` for the defaults of agents. A secret may be written as
+`{ env = "NAME" }`, and is then read from that variable.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from kaizen.errors import AgentCreationError, ConfigurationError
 from kaizen.messages import ModelSettings
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "AgentConfig",
@@ -33,6 +38,7 @@ __all__ = [
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_CONFIG_BYTES = 1024 * 1024
+_OWN_ERROR = "kaizen_agent"
 LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
@@ -164,7 +170,9 @@ class KaizenConfig(BaseModel):
     )
     log_level: LogLevel | None = None
     agent: dict[str, Any] = Field(
-        default_factory=dict, description="Defaults for the config of every agent."
+        default_factory=dict,
+        description="Defaults for the config of every agent.",
+        repr=False,
     )
 
     signature_programming_enabled: Literal[True] = True
@@ -199,8 +207,9 @@ class KaizenConfig(BaseModel):
             AgentConfig(**defaults)
         except ValidationError as error:
             problem = explain(error, known=tuple(AgentConfig.model_fields))
-            raise ValueError(problem) from None
-        return defaults
+        else:
+            return defaults
+        raise PydanticCustomError(_OWN_ERROR, "{problem}", {"problem": problem})
 
     @property
     def agent_defaults(self) -> dict[str, Any]:
@@ -243,9 +252,9 @@ class Sources:
         path: Where that file is, for messages.
     """
 
-    code: Mapping[str, Mapping[str, Any]]
-    environ: Mapping[str, str]
-    file: Mapping[str, Any]
+    code: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
+    environ: Mapping[str, str] = dataclasses.field(repr=False)
+    file: Mapping[str, Any] = dataclasses.field(repr=False)
     path: str = "kaizen.toml"
 
     def kernel(self, code: Mapping[str, Any]) -> KaizenConfig:
@@ -255,16 +264,19 @@ class Sources:
             ConfigurationError: An unknown key or a wrong value.
         """
         table = self._table("kaizen")
-        variables = {
+        variables: dict[str, Any] = {
             name: value
             for name in KaizenConfig.model_fields
             if (value := self.environ.get(f"KAIZEN_{name.upper()}")) is not None
         }
         if "plugins" in variables:
             names = (each.strip() for each in variables["plugins"].split(","))
-            variables["plugins"] = tuple(name for name in names if name)  # type: ignore[assignment]
-        if "agent" in variables:
-            variables["agent"] = _value(variables["agent"])
+            variables["plugins"] = tuple(name for name in names if name)
+        fields = self._variables("agent")
+        if "agent" in variables or fields:
+            whole = _value(variables.get("agent", "{}"))
+            merged = isinstance(whole, Mapping)
+            variables["agent"] = _merge(whole, fields) if merged else whole
         return self._build(KaizenConfig, "[kaizen]", table, variables, code)
 
     def plugin(self, name: str, settings: type[Model]) -> Model:
@@ -385,14 +397,17 @@ def explain(
             names = f"; known: {', '.join(known)}" if known else ""
             problems.append(f"{place!r}{source} is unknown{names}")
         else:
-            problems.append(f"{place!r}{source}: {_without(item['msg'], item['input'])}")
+            problems.append(f"{place!r}{source}: {_told(item)}")
     return f"cannot be used: {'; '.join(problems)}"
 
 
-def _without(message: str, value: object) -> str:
-    """Return a validator's message, unless it tells the value."""
-    text = str(value)
-    return "is not valid" if len(text) > 1 and text in message else message
+def _told(item: ErrorDetails) -> str:
+    """Return what a validator said, unless it is a stranger's and tells a value."""
+    from kaizen.signatures._problems import _tells_a_value
+
+    if item["type"] != _OWN_ERROR and _tells_a_value(item):
+        return "is not valid"
+    return item["msg"]
 
 
 def _items(source: ConfigSource) -> Iterator[tuple[str, Any]]:
