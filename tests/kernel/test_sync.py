@@ -172,6 +172,39 @@ def test_a_default_kernel_that_cannot_start_says_why(
     assert "[KAIZEN_003] plugin 'nosuch' is not installed" in done.stdout
 
 
+INTERRUPTED = """
+import asyncio, signal, threading
+import anyio
+from kaizen import run_sync
+
+async def work():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    try:
+        await anyio.sleep_forever()
+    finally:
+        print("the work has stopped")
+
+async def notebook():
+    try:
+        run_sync(work())
+    except KeyboardInterrupt:
+        print("interrupted")
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(notebook())
+loop.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals go to threads on Unix alone")
+def test_an_interrupt_in_a_notebook_stops_the_work_in_the_other_thread(
+    tmp_path: Path,
+) -> None:
+    done = run_program(INTERRUPTED, dict(os.environ), tmp_path)
+    assert done.stdout.splitlines() == ["the work has stopped", "interrupted"]
+    assert done.stderr == ""
+
+
 def run_program(
     program: str, environ: dict[str, str], folder: Path
 ) -> subprocess.CompletedProcess[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -80,12 +81,15 @@ def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
     outcome: list[Value] = []
     failure: list[BaseException] = []
     stops: list[Callable[[], None]] = []
+    abandoned, ended = Event(), Event()
     context = copy_context()
 
     async def adopted() -> Value:
         _adopt(context)
         with CancelScope() as scope:
             stops.append(partial(from_thread.run_sync, scope.cancel, token=current_token()))
+            if abandoned.is_set():
+                scope.cancel()
             return await main()
         raise KeyboardInterrupt
 
@@ -94,16 +98,22 @@ def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
             outcome.append(anyio.run(adopted))
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failure.append(error)
+        finally:
+            ended.set()
 
     thread = Thread(target=target, name="kaizen-run-sync")
-    thread.start()
     try:
-        thread.join()
+        thread.start()
+        ended.wait()  # an interrupted `join` takes the thread for ended
     except BaseException:  # Ctrl+C: the work stops as well
-        for stop in stops:
-            stop()
-        thread.join()
+        abandoned.set()
+        with suppress(RuntimeError):  # it has ended
+            for stop in stops:
+                stop()
+        if thread.ident is not None:
+            ended.wait()
         raise
+    thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
