@@ -101,11 +101,19 @@ class Terminal:
             assert self._read(end), f"{text!r} did not come; there was {self.seen!r}"
         self._position = found + len(text)
 
-    def finish(self) -> int:
-        """Read to the end and return the exit code."""
+    def finish(self, *, again: str = "") -> int:
+        """Read to the end and return the exit code.
+
+        Args:
+            again: What is typed once more after a second in which nothing came: a signal
+                just before a read begins is heard when the read ends.
+        """
         end = monotonic() + DEADLINE_S
+        if again and not self._is_readable(1.0):
+            self.type(again)
         while self._read(end):
-            pass
+            if again and not self._is_readable(1.0):
+                self.type(again)
         return self._process.wait(DEADLINE_S)
 
     def close(self) -> None:

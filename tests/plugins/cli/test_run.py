@@ -253,5 +253,5 @@ def test_the_first_ctrl_c_ends_a_wait_for_standard_input(
 
     terminal.type("\x03")
 
-    assert terminal.finish() == 130
+    assert terminal.finish(again="\x03") == 130
     assert "Interrupted." in terminal.seen
