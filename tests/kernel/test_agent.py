@@ -50,7 +50,7 @@ from kaizen.errors import (
     ToolRefusedError,
     UnknownNameError,
 )
-from kaizen.runlog import ToolFinished, decode, fold
+from kaizen.runlog import decode, fold
 from kaizen.testing import (
     Call,
     MemoryCheckpointStore,
@@ -1268,4 +1268,3 @@ async def test_a_store_that_fails_stops_the_run_before_the_effect(
         with pytest.raises(CheckpointSaveError, match="is full"):
             await agent.run(question="?")
     assert not called
-    assert ToolFinished.type == "tool_finished"

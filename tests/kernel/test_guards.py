@@ -32,7 +32,6 @@ from kaizen.errors import (
     AgentCreationError,
     OutputError,
     RunError,
-    ToolRefusedError,
     UnknownNameError,
 )
 from kaizen.runlog import Noted
@@ -478,4 +477,3 @@ async def test_a_subclass_may_have_parts_of_its_own(
     assert await asker.ask("?") == "> yes"
     with pytest.raises(AttributeError, match="agents do not change"):
         asker.config = None  # type: ignore[assignment]
-    assert ToolRefusedError.code == "PERMISSION_001"
