@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -42,6 +44,8 @@ from kaizen import (
     current_run,
 )
 from kaizen import tool as make_tool
+from kaizen.claims import held_by_another
+from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.testing import Line, MemoryCheckpointStore, ScriptedModel, conformance
 from kaizen.testing.conformance import (
     ChannelConformance,
@@ -481,33 +485,317 @@ class LinkedStore(MemoryCheckpointStore):
 
 class UnsortedStore(MemoryCheckpointStore):
     async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
-        found = await super().runs(agent_id=agent_id, limit=limit)
+        found = await super().runs(agent_id=agent_id, status=status, limit=limit)
         return sorted(found, key=lambda record: record.run_id, reverse=True)
-
-
-class NamelessStore(MemoryCheckpointStore):
-    async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
-    ) -> Sequence[RunRecord]:
-        found = await super().runs(limit=limit)
-        return [replace(record, agent_id="") for record in found]
 
 
 class LimitlessStore(MemoryCheckpointStore):
     async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
-        return await super().runs(agent_id=agent_id)
+        return await super().runs(agent_id=agent_id, status=status)
 
 
-class OrphaningStore(MemoryCheckpointStore):
+class OnePageStore(MemoryCheckpointStore):
+    """Lists what comes in the first answer of a server, and asks for no more."""
+
     async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
-        found = await super().runs(agent_id=agent_id, limit=limit)
-        return [replace(record, forked_from=None) for record in found]
+        limit = min(limit, 100)
+        return await super().runs(agent_id=agent_id, status=status, limit=limit)
+
+
+class HurriedStore(MemoryCheckpointStore):
+    """Counts before it selects."""
+
+    async def runs(
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
+    ) -> Sequence[RunRecord]:
+        return [
+            record
+            for record in await super().runs(limit=limit)
+            if agent_id in (None, record.agent_id) and status in (None, record.status)
+        ]
+
+
+class StatuslessStore(MemoryCheckpointStore):
+    async def runs(
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
+    ) -> Sequence[RunRecord]:
+        return await super().runs(agent_id=agent_id, limit=limit)
+
+
+class BrokenRecords(MemoryCheckpointStore):
+    """A store that lists everything; what is broken is overridden."""
+
+    def record(self, record: RunRecord) -> RunRecord:
+        return record
+
+    async def runs(
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
+    ) -> Sequence[RunRecord]:
+        found = await super().runs(agent_id=agent_id, status=status, limit=limit)
+        return [self.record(each) for each in found]
+
+
+class NamelessStore(BrokenRecords):
+    def record(self, record: RunRecord) -> RunRecord:
+        return replace(record, agent_id="")
+
+
+class OrphaningStore(BrokenRecords):
+    def record(self, record: RunRecord) -> RunRecord:
+        return replace(record, forked_from=None)
+
+
+class ParentlessStore(BrokenRecords):
+    def record(self, record: RunRecord) -> RunRecord:
+        return replace(record, parent_id="")
+
+
+class OwnerlessStore(BrokenRecords):
+    def record(self, record: RunRecord) -> RunRecord:
+        return replace(record, owner="")
+
+
+class MillisecondStore(BrokenRecords):
+    def record(self, record: RunRecord) -> RunRecord:
+        return replace(record, updated_at=record.updated_at * 1_000)
+
+
+class FinalStore(BrokenRecords):
+    """A run that ended once has ended forever."""
+
+    def record(self, record: RunRecord) -> RunRecord:
+        ended = any(entry.type == "run_ended" for entry in self._logs[record.run_id])
+        return replace(record, status="completed") if ended else record
+
+
+class DynasticStore(MemoryCheckpointStore):
+    """A fork belongs to whom the past belongs to."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        before = self._records.get(run_id)
+        await super().append(run_id, entries, token=token)
+        if before is not None and before.forked_from is not None:
+            record = self._records[run_id]
+            self._records[run_id] = replace(record, agent_id=before.agent_id)
+
+
+class EndlessStore(MemoryCheckpointStore):
+    async def read(
+        self, run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        if start >= len(self._log(run_id)):
+            raise CheckpointLoadError(f"run {run_id!r}", "is shorter")
+        return await super().read(run_id, start=start, limit=limit)
+
+
+class SqlStore(MemoryCheckpointStore):
+    """Takes a limit for what SQLite takes it for: a negative one is none."""
+
+    async def read(
+        self, run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        if limit is not None and limit < 0:
+            limit = None
+        return await super().read(run_id, start=start, limit=limit)
+
+
+class PagedStore(MemoryCheckpointStore):
+    """Reads the first page of a log."""
+
+    async def read(
+        self, run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        return (await super().read(run_id, start=start, limit=limit))[:1_000]
+
+
+class TidyStore(MemoryCheckpointStore):
+    """Writes JSON in its own way."""
+
+    async def read(
+        self, run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        found = await super().read(run_id, start=start, limit=limit)
+        bodies = [json.dumps(json.loads(each.body), ensure_ascii=False) for each in found]
+        return [
+            replace(each, body=body.encode())
+            for each, body in zip(found, bodies, strict=True)
+        ]
+
+
+class BusyStore(MemoryCheckpointStore):
+    """Expects something to write."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        if not entries:
+            raise CheckpointSaveError(f"run {run_id!r}", "has nothing to add")
+        await super().append(run_id, entries, token=token)
+
+
+class TornStore(MemoryCheckpointStore):
+    """Others see what it is about to write."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        await super().append(run_id, entries, token=token)
+        whole = self._logs[run_id]
+        self._logs[run_id] = whole[: len(whole) - len(entries) // 2]
+        try:
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self._logs[run_id] = whole
+
+
+class CutStore(MemoryCheckpointStore):
+    """What is cancelled has begun."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            await super().append(run_id, entries[:1], token=token)
+            raise
+        await super().append(run_id, entries, token=token)
+
+
+class LastWordStore(MemoryCheckpointStore):
+    """Of two who write at once, the last one wins and both believe that they did."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        log = self._logs.get(run_id, [])
+        await anyio.lowlevel.checkpoint()
+        self._logs[run_id] = log
+        await super().append(run_id, entries, token=token)
+
+
+class OpenStore(MemoryCheckpointStore):
+    """Takes those who have no token for those who hold the run."""
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        claim = self._claims.get(run_id)
+        if claim is not None and token is None:
+            token = claim.token
+        await super().append(run_id, entries, token=token)
+
+
+class SeedyStore(MemoryCheckpointStore):
+    """Begins a fork before it looks whether it can."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        try:
+            await super().fork(run_id, length=length, new_run_id=new_run_id)
+        except CheckpointSaveError:
+            self._logs.setdefault(new_run_id, [])
+            raise
+
+
+class RacingForks(MemoryCheckpointStore):
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        taken = new_run_id in self._logs
+        await anyio.lowlevel.checkpoint()
+        if not taken:
+            self._logs.pop(new_run_id, None)
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+
+
+class HereditaryStore(MemoryCheckpointStore):
+    """Who holds a run holds what is forked from it."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+        if run_id in self._claims:
+            self._claims[new_run_id] = self._claims[run_id]
+
+
+class FoundlingStore(MemoryCheckpointStore):
+    """Does not know whose run a fork is."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+        self._records[new_run_id] = replace(self._records[new_run_id], agent_id="")
+
+
+class ShallowStore(MemoryCheckpointStore):
+    """A fork has its parent's entries, but not those of its grandparent."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+        if (origin := self._records[run_id].forked_from) is not None:
+            del self._logs[new_run_id][: origin[1]]
+
+
+class OvergrowingStore(MemoryCheckpointStore):
+    """A fork takes the place of the run that has its id."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        self._logs.pop(new_run_id, None)
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+
+
+class RigidStore(MemoryCheckpointStore):
+    """A lease cannot be made longer."""
+
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        claim = self._claims.get(run_id)
+        if claim is not None and claim.held() and lease_s:
+            raise held_by_another(run_id, claim)
+        return await super().claim(run_id, owner=owner, lease_s=lease_s)
+
+
+class ClingingStore(MemoryCheckpointStore):
+    """Nothing ends before its time."""
+
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        if run_id in self._claims and not lease_s:
+            return self._claims[run_id].token
+        return await super().claim(run_id, owner=owner, lease_s=lease_s)
+
+
+class PatientStore(MemoryCheckpointStore):
+    """Waits for the dead."""
+
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        claim = self._claims.get(run_id)
+        if claim is not None and claim.owner != owner and claim.until > time.time():
+            raise held_by_another(run_id, claim)
+        return await super().claim(run_id, owner=owner, lease_s=lease_s)
+
+
+class JumpyStore(MemoryCheckpointStore):
+    """Counts those who knock."""
+
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        try:
+            return await super().claim(run_id, owner=owner, lease_s=lease_s)
+        except CheckpointSaveError:
+            if (claim := self._claims.get(run_id)) is not None:
+                self._claims[run_id] = replace(claim, token=claim.token + 1)
+            raise
+
+
+class RacingClaims(MemoryCheckpointStore):
+    async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
+        before = self._claims.get(run_id)
+        await anyio.lowlevel.checkpoint()
+        if before is None:
+            self._claims.pop(run_id, None)
+        return await super().claim(run_id, owner=owner, lease_s=lease_s)
 
 
 class GenerousStore(MemoryCheckpointStore):
@@ -526,6 +814,98 @@ class UnfencedStore(MemoryCheckpointStore):
 class HoardingStore(MemoryCheckpointStore):
     async def delete(self, run_id: str) -> None:
         return None
+
+
+class PrefixStore(MemoryCheckpointStore):
+    """Deletes all whose names begin like the run's."""
+
+    async def delete(self, run_id: str) -> None:
+        await super().delete(run_id)
+        for other in list(self._logs):
+            if other.startswith(run_id):
+                await super().delete(other)
+
+
+class RuthlessStore(MemoryCheckpointStore):
+    async def delete(self, run_id: str) -> None:
+        self._claims.pop(run_id, None)
+        await super().delete(run_id)
+
+
+class LitteringStore(MemoryCheckpointStore):
+    """Messages outlive the run that they were for."""
+
+    async def delete(self, run_id: str) -> None:
+        waiting = self._messages.get(run_id, [])
+        await super().delete(run_id)
+        self._messages[run_id] = waiting
+
+
+class LaxStore(MemoryCheckpointStore):
+    """Takes messages for whatever anybody calls a run."""
+
+    async def send(self, run_id: str, message: bytes) -> None:
+        self._messages.setdefault(run_id, []).append(message)
+
+
+class TruncatingStore(MemoryCheckpointStore):
+    async def send(self, run_id: str, message: bytes) -> None:
+        await super().send(run_id, message[: 1024 * 1024])
+
+
+class LeakyStore(MemoryCheckpointStore):
+    """Makes room for a message by dropping the oldest."""
+
+    async def send(self, run_id: str, message: bytes) -> None:
+        del self._messages.get(run_id, [])[:-999]
+        await super().send(run_id, message)
+
+
+class TextStore(MemoryCheckpointStore):
+    """Takes a message for text."""
+
+    async def send(self, run_id: str, message: bytes) -> None:
+        await super().send(run_id, message.decode(errors="replace").encode())
+
+
+class RacingMessages(MemoryCheckpointStore):
+    async def send(self, run_id: str, message: bytes) -> None:
+        waiting = list(self._messages.get(run_id, []))
+        await anyio.lowlevel.checkpoint()
+        self._messages[run_id] = [*waiting, message]
+
+
+class RepeatingStore(MemoryCheckpointStore):
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        return [
+            (run_id, each) for run_id in run_ids for each in self._messages.get(run_id, [])
+        ]
+
+
+class RacingReaders(MemoryCheckpointStore):
+    """Whoever comes before the messages are gone gets them too."""
+
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        found = [(run_id, list(self._messages.get(run_id, []))) for run_id in run_ids]
+        await anyio.lowlevel.checkpoint()
+        await super().receive(run_ids)
+        return [(run_id, each) for run_id, messages in found for each in messages]
+
+
+class DroppingStore(MemoryCheckpointStore):
+    """Can be cancelled while it has messages in its hands."""
+
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        found = await super().receive(run_ids)
+        await anyio.lowlevel.checkpoint()
+        return found
+
+
+class NarrowStore(MemoryCheckpointStore):
+    """Asks for as many runs as fit into one statement."""
+
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        return await super().receive(run_ids[:999])
 
 
 class UnsortedMemories(ListOfMemories):
@@ -647,18 +1027,58 @@ BROKEN += [
     for promise, kind in (
         ("test_what_was_appended_is_read_in_order", BackwardStore),
         ("test_a_part_of_a_log_can_be_read", WholeStore),
+        ("test_behind_its_end_a_log_has_nothing", EndlessStore),
+        ("test_a_limit_below_one_gives_nothing", SqlStore),
+        ("test_a_long_log_comes_back_whole", PagedStore),
+        ("test_a_body_comes_back_byte_for_byte", TidyStore),
+        ("test_an_append_of_nothing_changes_nothing", BusyStore),
         ("test_a_position_is_taken_once", OverwritingStore),
         ("test_a_gap_is_refused_and_nothing_of_it_kept", HalfwayStore),
+        ("test_who_reads_sees_an_append_whole_or_not_at_all", TornStore),
+        ("test_an_append_that_is_cut_off_leaves_a_whole_log", CutStore),
+        ("test_of_many_who_write_at_one_position_one_does", LastWordStore),
         ("test_an_unknown_run_is_an_error", ForgivingStore),
         ("test_a_fork_shares_the_past_and_nothing_else", EntangledStore),
         ("test_a_fork_outlives_what_it_came_from", LinkedStore),
+        ("test_a_fork_of_a_fork_shares_both_pasts", ShallowStore),
+        ("test_a_fork_needs_a_past_and_an_id_of_its_own", OvergrowingStore),
+        ("test_a_fork_that_was_refused_leaves_nothing", SeedyStore),
+        ("test_of_many_forks_to_one_id_one_is_made", RacingForks),
+        ("test_a_run_that_somebody_holds_can_be_forked", HereditaryStore),
+        ("test_a_fork_says_where_it_comes_from", OrphaningStore),
+        ("test_a_fork_may_belong_to_another_agent", DynasticStore),
+        ("test_a_fork_belongs_to_the_agent_of_its_past", FoundlingStore),
         ("test_runs_are_listed_last_updated_first", UnsortedStore),
         ("test_a_run_is_known_by_its_agent_and_its_status", NamelessStore),
+        ("test_a_run_is_known_by_the_run_that_started_it", ParentlessStore),
+        ("test_the_record_of_a_run_says_when_it_was_written", MillisecondStore),
+        ("test_the_record_of_a_run_says_who_holds_it", OwnerlessStore),
+        ("test_a_run_that_goes_on_is_no_longer_ended", FinalStore),
         ("test_no_more_runs_than_the_limit_are_listed", LimitlessStore),
-        ("test_a_fork_says_where_it_comes_from", OrphaningStore),
+        ("test_as_many_runs_are_listed_as_are_asked_for", OnePageStore),
+        ("test_the_limit_counts_only_what_was_asked_for", HurriedStore),
+        ("test_runs_of_one_status_can_be_listed", StatuslessStore),
         ("test_a_run_has_one_writer", GenerousStore),
         ("test_a_writer_whose_claim_was_taken_over_cannot_write", UnfencedStore),
+        ("test_nobody_writes_without_a_token_what_somebody_holds", OpenStore),
+        ("test_who_holds_a_run_may_hold_it_longer", RigidStore),
+        ("test_a_run_that_was_given_up_can_be_had", ClingingStore),
+        ("test_a_run_whose_process_has_ended_can_be_had", PatientStore),
+        ("test_who_is_refused_a_run_takes_nothing_from_its_holder", JumpyStore),
+        ("test_of_many_who_want_a_run_one_gets_it", RacingClaims),
+        ("test_an_id_that_no_run_has_leads_nowhere", LaxStore),
+        ("test_ids_that_look_alike_are_of_different_runs", PrefixStore),
         ("test_a_deleted_run_is_gone", HoardingStore),
+        ("test_with_a_run_goes_all_that_was_left_for_it", LitteringStore),
+        ("test_a_run_that_somebody_holds_cannot_be_deleted", RuthlessStore),
+        ("test_a_message_is_given_once_and_to_its_run", RepeatingStore),
+        ("test_a_message_comes_back_byte_for_byte", TextStore),
+        ("test_messages_sent_at_once_are_all_kept", RacingMessages),
+        ("test_a_message_goes_to_one_of_many_who_receive", RacingReaders),
+        ("test_who_is_cut_off_receiving_loses_no_message", DroppingStore),
+        ("test_messages_of_many_runs_are_received_at_once", NarrowStore),
+        ("test_messages_are_bounded", TruncatingStore),
+        ("test_no_more_than_a_thousand_messages_wait", LeakyStore),
     )
 ]
 BROKEN += [

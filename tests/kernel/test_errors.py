@@ -11,8 +11,10 @@ import pytest
 from kaizen import InterruptReason, InterruptSource, errors
 from kaizen.errors import (
     AgentInterrupted,
+    GracefulTimeoutError,
     KaizenError,
     ModelError,
+    OutcomeUnknownError,
     OutputError,
     PluginError,
     UnknownNameError,
@@ -50,6 +52,8 @@ OWN_ARGUMENTS: dict[type[KaizenError], tuple[object, ...]] = {
     OutputError: ("Review", ("score: too high",), "x" * 2_000),
     ModelError: ("openai", "is busy", "Wait.", True, 429),
     AgentInterrupted: (REASON, "run_1"),
+    GracefulTimeoutError: (REASON, "run_1"),
+    OutcomeUnknownError: ("call 'c1'", "is unknown", "Find out.", ("run_1:c1",)),
 }
 
 

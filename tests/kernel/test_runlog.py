@@ -13,12 +13,15 @@ from typing import Any
 import anyio
 import pytest
 from kaizen import Gap, Image, Message, StoredEntry, TextDelta, ToolUse, Usage, runlog
+from kaizen._keeping import Keeper, Keeping
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.runlog import (
     Answered,
     Asked,
     ChildEnded,
+    Continued,
     Entry,
+    Forked,
     Interrupted,
     Marked,
     MessageAdded,
@@ -26,12 +29,17 @@ from kaizen.runlog import (
     ModelReplied,
     ModelRequested,
     Noted,
+    OutcomeDecided,
+    Paused,
     Reserved,
+    Resumed,
+    Rewound,
     RunEnded,
     RunLog,
     RunStarted,
     RunState,
     Settled,
+    Steered,
     StreamEvent,
     Subscription,
     ToolFinished,
@@ -43,6 +51,10 @@ from kaizen.runlog import (
 from kaizen.testing import MemoryCheckpointStore
 
 PICTURE = Image(b"\x89PNG\r\n\x1a\n picture")
+
+
+def kept(store: MemoryCheckpointStore) -> Keeping:
+    return Keeping(store=store, keeper=Keeper(), durability="sync", go_on=False)
 
 
 def story() -> list[Entry]:
@@ -153,6 +165,13 @@ def story() -> list[Entry]:
         Noted(**at(), source="gate", kind="decision", data={"allowed": True}),
         MessageAdded(**at(), message=Message(role="user", content="Go on.", origin="user")),
         Marked(**at(), mark_id="r:17", description="before the end", metadata={"n": 1}),
+        Paused(**at(), by="bob"),
+        Continued(**at(), by="bob"),
+        Steered(**at(), steer_id="s1", message=Message(role="user", content="Stop.")),
+        OutcomeDecided(**at(), call_id="c2", decision="repeat", by="bob"),
+        Resumed(**at(), owner="pid 1 on host"),
+        Forked(**at(), run_id="r", agent_id="a", parent_run_id="q"),
+        Rewound(**(here := at()), to_seq=here["seq"] - 1),
         Interrupted(
             **at(),
             source="user",
@@ -218,6 +237,9 @@ def test_the_fold_says_what_happened() -> None:
     assert state.messages[3].origin == "tool:add"
     assert state.call_ids == {"c1", "c2"}
     assert list(state.pending) == ["c2"]
+    assert state.pending["c2"].idempotent
+    assert [each.steer_id for each in state.steered] == ["s1"]
+    assert not state.paused
     assert list(state.questions) == ["q2"]
     assert state.reserved == {"b2": Decimal("0.25")}
     assert [mark.mark_id for mark in state.marks] == ["r:17"]
@@ -367,10 +389,18 @@ def test_an_unknown_type_is_refused(kind: str) -> None:
         decode(stored)
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, 999])
-def test_an_unknown_version_is_refused(version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "problem"),
+    [
+        (0, "cannot be brought from version 0 to 1"),
+        (-1, "cannot be brought from version -1 to 0"),
+        (2, "newer than version 1"),
+        (999, "newer than version 1"),
+    ],
+)
+def test_an_unknown_version_is_refused(version: int, problem: str) -> None:
     stored = replace(encode(note({})), version=version)
-    with pytest.raises(CheckpointLoadError, match=f"version {version}.*not of version 1"):
+    with pytest.raises(CheckpointLoadError, match=problem):
         decode(stored)
 
 
@@ -572,7 +602,7 @@ async def test_without_a_store_there_is_nothing_to_wait_for() -> None:
 @pytest.mark.anyio
 async def test_a_commit_writes_what_is_new() -> None:
     store = SlowStore()
-    log = filled(story()[:2], RunLog("r", store))
+    log = filled(story()[:2], RunLog("r", kept(store)))
 
     await log.commit()
     await log.commit()
@@ -586,7 +616,7 @@ async def test_a_commit_writes_what_is_new() -> None:
 @pytest.mark.anyio
 async def test_commits_at_once_write_each_entry_once() -> None:
     store = SlowStore()
-    log = filled(marks(1), RunLog("r", store))
+    log = filled(marks(1), RunLog("r", kept(store)))
 
     async def mark_and_commit() -> None:
         mine = Marked(seq=len(log.entries), at=0.0, mark_id="x")
@@ -605,7 +635,7 @@ async def test_commits_at_once_write_each_entry_once() -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_commit_that_was_cancelled_is_made_good_by_the_next(moment: str) -> None:
     store = SlowStore()
-    log = filled(marks(1), RunLog("r", store))
+    log = filled(marks(1), RunLog("r", kept(store)))
     await log.commit()
     log.append(Marked(seq=1, at=0.0, mark_id="x"))
 
@@ -623,7 +653,7 @@ async def test_a_commit_that_was_cancelled_is_made_good_by_the_next(moment: str)
 @pytest.mark.anyio
 async def test_a_first_commit_that_was_cancelled_is_made_good_by_the_next() -> None:
     store = SlowStore()
-    log = filled(marks(2), RunLog("r", store))
+    log = filled(marks(2), RunLog("r", kept(store)))
 
     store.before = anyio.sleep_forever
     with anyio.move_on_after(0.01):
@@ -637,7 +667,7 @@ async def test_a_first_commit_that_was_cancelled_is_made_good_by_the_next() -> N
 @pytest.mark.anyio
 async def test_a_log_that_somebody_else_wrote_is_not_taken_for_ones_own() -> None:
     store = SlowStore()
-    log = filled(marks(1), RunLog("r", store))
+    log = filled(marks(1), RunLog("r", kept(store)))
     await store.append("r", [encode(replace(marks(1)[0], at=7.0))])
 
     for _ in range(2):
@@ -650,7 +680,7 @@ async def test_a_log_that_somebody_else_wrote_is_not_taken_for_ones_own() -> Non
 @pytest.mark.anyio
 async def test_a_store_that_fails_fails_the_commit_and_may_recover() -> None:
     store = SlowStore()
-    log = filled(marks(1), RunLog("r", store))
+    log = filled(marks(1), RunLog("r", kept(store)))
 
     async def fail() -> None:
         raise CheckpointSaveError("run 'r'", "cannot be written: the disk is full")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         MemoryBackendError,
         MemoryPromotionError,
         ModelError,
+        OutcomeUnknownError,
         OutputError,
         PluginError,
         RunError,
@@ -124,7 +125,7 @@ if TYPE_CHECKING:
         Transcript,
     )
     from kaizen.registry import Registry
-    from kaizen.run import Run, current_run
+    from kaizen.run import Decision, Run, current_run
     from kaizen.runlog import Gap, RunState, StreamEvent, TextDelta
     from kaizen.signatures import (
         InputField,
@@ -183,6 +184,7 @@ __all__ = [
     "CycleRequest",
     "CycleResult",
     "DangerLevel",
+    "Decision",
     "Document",
     "Effect",
     "Embedder",
@@ -232,6 +234,7 @@ __all__ = [
     "ModelRequest",
     "ModelSettings",
     "MultiCycle",
+    "OutcomeUnknownError",
     "OutputError",
     "OutputField",
     "OutputSpec",
@@ -323,6 +326,7 @@ __getattr__ = _lazy_names(
             "MemoryBackendError",
             "MemoryPromotionError",
             "ModelError",
+            "OutcomeUnknownError",
             "OutputError",
             "PluginError",
             "RunError",
@@ -419,6 +423,7 @@ __getattr__ = _lazy_names(
         ),
         "registry": ("Registry",),
         "run": (
+            "Decision",
             "Run",
             "current_run",
         ),

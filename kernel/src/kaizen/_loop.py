@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,10 +16,12 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._dispatch import Observer, notify
+from kaizen._keeping import STORE_TIMEOUT_S
 from kaizen.errors import (
     AgentInterrupted,
     AgentTimeoutError,
     CheckpointSaveError,
+    GracefulTimeoutError,
     KaizenError,
     ModelError,
     OutcomeUnknownError,
@@ -40,7 +43,7 @@ from kaizen.operations import (
     Result,
     RunRequest,
 )
-from kaizen.run import _CURRENT, Run, current_run
+from kaizen.run import _CURRENT, _STEP, Decision, Run, current_run
 from kaizen.runlog import (
     ChildEnded,
     Marked,
@@ -48,6 +51,8 @@ from kaizen.runlog import (
     ModelCharged,
     ModelReplied,
     ModelRequested,
+    OutcomeDecided,
+    Resumed,
     RunEnded,
     RunStarted,
     RunStatus,
@@ -61,9 +66,11 @@ __all__ = [
     "call_tool",
     "checkpoint_save",
     "cycle",
+    "end_again",
     "execute",
     "execute_calls",
     "model_call",
+    "reopen",
     "tool_call",
 ]
 
@@ -74,7 +81,7 @@ MAX_ID_CHARS = 256
 MAX_NAME_CHARS = 64
 MAX_ERROR_CHARS = 10_000
 CLEANUP_S = 5.0
-STORE_TIMEOUT_S = 30.0
+_LOG = logging.getLogger("kaizen")
 _NOTHING = Usage()
 Value = TypeVar("Value")
 
@@ -91,7 +98,7 @@ async def execute(run: Run) -> Result:
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
     _write_end(run, "completed", result.outputs)
-    if run.plan.store is None:
+    if run.plan.keeping is None:
         _let_go(run)
     else:
         await _let_go_kept(run)
@@ -100,16 +107,86 @@ async def execute(run: Run) -> Result:
 
 async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
     """Carry out a run that asks no model and only calls tools."""
-    _begin(run, "")
+    if run.ended:  # before it was read from its store: nothing is called any more
+        return await calls()
+    if run.past is None:
+        _begin(run, "", direct=True)
+    if run.plan.keeping is not None:
+        run.plan.keeping.keeper.add(run.log, run.kernel._tasks)
     value = await _guarded(run, calls())
     _write_end(run, "completed")
     await _let_go_kept(run)
     return value
 
 
+def reopen(run: Run) -> None:
+    """Let a run that was read from its store go on, as far as its log is concerned.
+
+    Raises:
+        OutcomeUnknownError: Calls were cut off, must not just be repeated, and nothing was
+            decided about them.
+    """
+    keeping = run.plan.keeping
+    owner = keeping.keeper.owner if keeping is not None else ""
+    run.log.append(Resumed(seq=len(run.log.entries), at=time(), owner=owner))
+    cut_off = [each for each in run.state.pending.values() if not each.idempotent]
+    undecided = [each for each in cut_off if _decision(run, each) is None]
+    if undecided:
+        raise OutcomeUnknownError(
+            ", ".join(f"call {each.call_id!r} of {each.name!r}" for each in undecided),
+            f"of run {run.id!r} may have had its effect",
+            "Find out, then resume with a decision: 'repeat' if it did nothing, 'done' if "
+            "it did its work, 'skip' to go on without it.",
+            tuple(f"{run.id}:{each.call_id}" for each in undecided),
+        )
+    for each in cut_off:
+        decision = _decision(run, each)
+        assert decision is not None
+        _settle(run, each, decision)
+
+
+def _decision(run: Run, call: ToolIntended) -> Decision | None:
+    """Return what the caller who resumed the run decided about a call."""
+    decisions = run.decisions
+    if not isinstance(decisions, Mapping):
+        return decisions
+    return decisions.get(f"{run.id}:{call.call_id}") or decisions.get(call.call_id)
+
+
+def _settle(run: Run, call: ToolIntended, decision: Decision) -> None:
+    """Log a decision about a call that was cut off, and the result that follows from it."""
+    run.log.append(
+        OutcomeDecided(
+            seq=len(run.log.entries),
+            at=time(),
+            call_id=call.call_id,
+            decision=decision.action,
+            by=decision.by,
+        )
+    )
+    if decision.action == "repeat":
+        return
+    done = decision.action == "done"
+    told = decision.content or ("Done." if done else "Error: it was not done.")
+    result = ToolResult(
+        call_id=call.call_id,
+        name=call.name,
+        success=done,
+        content=_cut(_clean(told), MAX_ARGUMENT_CHARS),
+        outcome="known" if done else "not_made",
+    )
+    _finished(run, result, int(call.in_history))
+    if run.past is not None:
+        run.past.results[call.call_id] = result
+
+
 async def _let_go_kept(run: Run) -> None:
     """Let go of a run that went well. Nobody hears of its end before it is kept."""
-    problem = await _keep(run)
+    keeping = run.plan.keeping
+    soon = keeping is not None and keeping.durability == "async"
+    problem = None
+    if not (soon and keeping is not None and keeping.keeper.let_go_soon(run.log)):
+        problem = await _keep(run)
     if problem is not None:
         run.result, run.error = None, problem
     _let_go(run)
@@ -152,9 +229,16 @@ async def agent_loop(request: RunRequest) -> Result:
     if request.inputs is not run._given:
         run.inputs = signature.validate_inputs(dict(request.inputs))
     inputs = run.inputs
-    _begin(run, signature.render_inputs(inputs))
-    if plan.store is not None:
-        await run.log.commit()
+    if run.past is None:
+        _begin(run, signature.render_inputs(inputs))
+    elif run._begun:
+        raise _begun_twice(run)
+    else:
+        run._begun = True
+    if plan.keeping is not None:
+        plan.keeping.keeper.add(run.log, plan.kernel._tasks)
+        if run.log.must_wait():
+            await run.log.settle()
     strategy = plan.strategy
     outputs = await strategy.execute(signature.signature, inputs, plan.config)
     if not getattr(strategy, "validates", False):
@@ -177,25 +261,29 @@ async def cycle(request: CycleRequest) -> CycleResult:
     run = current_run()
     plan = run.plan
     log = run.log
-    for message in request.added:
-        log.append(MessageAdded(seq=len(log.entries), at=time(), message=message))
-    reply = await plan.model_call(
-        ModelRequest(
-            messages=tuple(log.state.messages),
-            model=plan.config.model,
-            tools=plan.specs,
-            output=plan.output,
-            settings=plan.settings,
-            run_id=run.id,
-            agent_id=request.agent_id,
-            cycle=request.cycle,
+    known = None if run.past is None else run.past.reply(request.cycle)
+    if known is not None:
+        reply = known
+    else:
+        if request.added or log.state.steered:
+            _add_messages(run, request)
+        reply = await plan.model_call(
+            ModelRequest(
+                messages=tuple(log.state.messages),
+                model=plan.config.model,
+                tools=plan.specs,
+                output=plan.output,
+                settings=plan.settings,
+                run_id=run.id,
+                agent_id=request.agent_id,
+                cycle=request.cycle,
+            )
         )
-    )
-    if reply.tool_uses:
-        reply = _with_distinct_calls(run, reply)
-    _replied(run, request.cycle, reply)
-    if plan.store is not None:
-        await log.commit()
+        if reply.tool_uses:
+            reply = _with_distinct_calls(run, reply)
+        _replied(run, request.cycle, reply)
+        if plan.keeping is not None and log.must_wait():
+            await log.settle()
     if not reply.tool_uses:
         return CycleResult(reply=reply)
     try:
@@ -204,6 +292,30 @@ async def cycle(request: CycleRequest) -> CycleResult:
         _answer_open_calls(run)
         raise
     return CycleResult(reply=reply, tool_results=results)
+
+
+def _add_messages(run: Run, request: CycleRequest) -> None:
+    """Let messages join the conversation: the strategy's, and those that steer the run."""
+    log = run.log
+    added = request.added
+    if added and run.past is not None:
+        added = added[run.past.added(request.cycle) :]
+    for message in added:
+        log.append(
+            MessageAdded(
+                seq=len(log.entries), at=time(), message=message, cycle=request.cycle
+            )
+        )
+    for each in log.state.steered:
+        log.append(
+            MessageAdded(
+                seq=len(log.entries),
+                at=time(),
+                message=each.message,
+                cycle=request.cycle,
+                steer_id=each.steer_id,
+            )
+        )
 
 
 async def model_call(request: ModelRequest) -> ModelReply:
@@ -222,8 +334,8 @@ async def model_call(request: ModelRequest) -> ModelReply:
             model=request.model,
         )
     )
-    if plan.store is not None:
-        await log.commit()
+    if plan.keeping is not None and log.must_wait():
+        await log.settle()
     if plan.config.stream or log.watched:
         reply = await _stream(run, request)
     else:
@@ -272,8 +384,11 @@ async def tool_call(call: ToolCall) -> ToolResult:
             in_history=call.cycle > 0,
         )
     )
-    if plan.store is not None:
-        await log.commit()
+    step = None
+    if plan.keeping is not None:
+        if log.must_wait():
+            await log.settle()
+        step = _STEP.set(f"{call.id}.")
     context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
     started = perf_counter()
     result: ToolResult
@@ -282,6 +397,10 @@ async def tool_call(call: ToolCall) -> ToolResult:
             tool.invoke(arguments, context), spec.timeout_s, plan.new_scope
         )
         content = _as_text(value, spec.max_output_chars)
+    except OutcomeUnknownError as error:
+        if error.calls:  # of a run inside the tool: somebody has to decide
+            raise
+        result = _failure(call, error, (perf_counter() - started) * 1_000)
     except Exception as error:  # noqa: BLE001 - the model reads what went wrong
         result = _failure(call, error, (perf_counter() - started) * 1_000)
     else:
@@ -293,6 +412,9 @@ async def tool_call(call: ToolCall) -> ToolResult:
             content=content,
             duration_ms=(perf_counter() - started) * 1_000,
         )
+    finally:
+        if step is not None:
+            _STEP.reset(step)
     if plan.hooked:
         run._outcomes[call.id] = result.outcome
     return result
@@ -313,7 +435,7 @@ async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
             metadata=request.metadata,
         )
     )
-    await log.commit()
+    await log.flush()
     return Checkpoint(id=mark_id, run_id=run.id, seq=seq, description=request.description)
 
 
@@ -338,6 +460,8 @@ async def call_tool(
         if plan.hooked:
             shown = MappingProxyType(validated)
             run._validated[call_id] = (tool, validated, shown)
+        if run.log.state.paused:
+            await run.until_continued()
         call = ToolCall(
             id=call_id,
             name=name,
@@ -354,15 +478,18 @@ async def call_tool(
         result = _refusal(call_id, name, error)
         if call_id in run._outcomes:
             result = replace(result, outcome=run._outcomes[call_id])
+        if isinstance(error, OutcomeUnknownError) and error.calls:
+            _close(run, call_id, name, cycle)
+            raise
     except BaseException:
-        _finished(run, _unfinished(run, call_id, name), cycle)
+        _close(run, call_id, name, cycle)
         raise
     finally:
         if plan.hooked:
             run._outcomes.pop(call_id, None)
     _finished(run, result, cycle)
-    if plan.store is not None:
-        await run.log.commit()
+    if plan.keeping is not None and run.log.must_wait():
+        await run.log.settle()
     return result
 
 
@@ -373,7 +500,19 @@ def _call_one(run: Run, cycle: int, use: ToolUse) -> Coroutine[Any, Any, ToolRes
 async def _call_tools(
     run: Run, cycle: int, uses: Sequence[ToolUse]
 ) -> tuple[ToolResult, ...]:
-    """Make the calls of one turn: neighbours that only read at once, others in order."""
+    """Make the calls of one turn that have no result yet, and return all results."""
+    if run.past is None:
+        return await _make_calls(run, cycle, uses)
+    known = run.past.results
+    left = [use for use in uses if use.id not in known]
+    made = {each.call_id: each for each in await _make_calls(run, cycle, left)}
+    return tuple(made.get(use.id) or known[use.id] for use in uses)
+
+
+async def _make_calls(
+    run: Run, cycle: int, uses: Sequence[ToolUse]
+) -> tuple[ToolResult, ...]:
+    """Make calls: neighbours that only read at once, others in order."""
     if len(uses) == 1:
         return (await _call_one(run, cycle, uses[0]),)
     results: list[ToolResult] = []
@@ -431,14 +570,11 @@ async def _stream(run: Run, request: ModelRequest) -> ModelReply:
     return reply
 
 
-def _begin(run: Run, content: Any) -> None:
+def _begin(run: Run, content: Any, *, direct: bool = False) -> None:
     log = run.log
-    if log.state.started is not None:
-        raise RunError(
-            f"run {run.id!r}",
-            "was begun twice",
-            "Call `call_next` once in `wrap_agent_loop`; retry in `wrap_model_call`.",
-        )
+    if run._begun:
+        raise _begun_twice(run)
+    run._begun = True
     user = Message(role="user", content=content, origin="user")
     log.append(
         RunStarted(
@@ -452,7 +588,16 @@ def _begin(run: Run, content: Any) -> None:
             inputs=run.inputs,
             messages=(*run.plan.opening, user),
             metadata=run.metadata,
+            direct=direct,
         )
+    )
+
+
+def _begun_twice(run: Run) -> RunError:
+    return RunError(
+        f"run {run.id!r}",
+        "was begun twice",
+        "Call `call_next` once in `wrap_agent_loop`; retry in `wrap_model_call`.",
     )
 
 
@@ -693,7 +838,16 @@ def _unfinished(run: Run, call_id: str, name: str) -> ToolResult:
     return replace(_refusal(call_id, name, unknown), outcome="unknown")
 
 
-def _finished(run: Run, result: ToolResult, cycle: int) -> None:
+def _close(run: Run, call_id: str, name: str, cycle: int) -> None:
+    """Give a call that was stopped a result, so that the history is valid.
+
+    Should the run go on, the call is open again, unless it is known what it did.
+    """
+    result = _unfinished(run, call_id, name)
+    _finished(run, result, cycle, closing=result.outcome != "known")
+
+
+def _finished(run: Run, result: ToolResult, cycle: int, *, closing: bool = False) -> None:
     log = run.log
     log.append(
         ToolFinished(
@@ -708,6 +862,7 @@ def _finished(run: Run, result: ToolResult, cycle: int) -> None:
             duration_ms=result.duration_ms,
             outcome=result.outcome,
             in_history=cycle > 0,
+            closing=closing,
         )
     )
 
@@ -732,19 +887,26 @@ def _write_end(
 
 async def _keep(run: Run) -> Exception | None:
     """Make the end of a run durable, cancelled or not; return what went wrong."""
-    if run.plan.store is None:
+    keeping = run.plan.keeping
+    if keeping is None:
         return None
-    try:
-        with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
-            await run.log.commit()
-    except Exception as error:  # noqa: BLE001 - the caller decides which error is raised
-        return error
-    if not scope.cancelled_caught:
+    run.log.over = True
+    problem: Exception | None = None
+    with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
+        try:
+            await run.log.flush()
+        except Exception as error:  # noqa: BLE001 - the caller decides which is raised
+            problem = error
+        await keeping.keeper.let_go(run.log)
+    if scope.cancelled_caught:
+        problem = CheckpointSaveError(
+            f"the end of run {run.id!r}",
+            f"could not be kept: its store did not answer in {STORE_TIMEOUT_S:g} s",
+        )
+    if problem is not None and keeping.go_on:
+        _LOG.warning("the end of run %s is not kept: %s", run.id, problem)
         return None
-    return CheckpointSaveError(
-        f"the end of run {run.id!r}",
-        f"could not be kept: its store did not answer in {STORE_TIMEOUT_S:g} s",
-    )
+    return problem
 
 
 def _let_go(run: Run) -> None:
@@ -752,15 +914,20 @@ def _let_go(run: Run) -> None:
     run.ended = True
     run._scope = None
     if run.parent is not None:
-        _leave_parent(run, run.parent, run.log.state.status)
+        _leave_parent(run, run.parent)
     run.log.close()
     if run._done is not None:
         run._done.set()
 
 
-def _leave_parent(run: Run, parent: Run, status: RunStatus) -> None:
-    if parent._children is not None:
-        parent._children.discard(run)
+def end_again(run: Run) -> None:
+    """Let go of a run that was completed before, and that was read from its store."""
+    _let_go(run)
+
+
+def _leave_parent(run: Run, parent: Run) -> None:
+    """Let the run around this one know that it ended, and what it has consumed in all."""
+    parent._leave(run)
     if parent.ended:
         return
     state = run.log.state
@@ -770,7 +937,7 @@ def _leave_parent(run: Run, parent: Run, status: RunStatus) -> None:
             at=time(),
             run_id=run.id,
             agent_id=run.agent_id,
-            status=status,
+            status=state.status,
             usage=state.usage,
             cost_usd=state.cost_usd,
         )
@@ -786,9 +953,12 @@ async def _failed(run: Run, error: BaseException) -> None:
     stopped = isinstance(error, AgentInterrupted) or status == "cancelled"
     reason = run.interrupted if stopped else None
     if reason is not None:
-        status = "interrupted"
-    if reason is not None:
+        status = "cancelled" if run.cancelled else "interrupted"
         await _tell_of_stop(run, run.plan.pre_interrupt, reason)
+        reason = run.interrupted = _with_account(run, reason)
+        if isinstance(error, AgentInterrupted):
+            error.reason = reason
+            error.args = (reason, error.run_id)
     _write_end(run, status, error=error)
     problem = await _keep(run)
     if problem is not None:
@@ -796,6 +966,18 @@ async def _failed(run: Run, error: BaseException) -> None:
     _let_go(run)
     if reason is not None:
         await _tell_of_stop(run, run.plan.post_interrupt, reason)
+
+
+def _with_account(run: Run, reason: InterruptReason) -> InterruptReason:
+    """Return a reason that also says what was spent, and where the run can go on."""
+    added: dict[str, Any] = {}
+    if run.state.marks:
+        added["checkpoint_id"] = run.state.marks[-1].mark_id
+    if run.state.cost_usd is not None:
+        added["budget_spent_usd"] = run.state.cost_usd
+    if not added:
+        return reason
+    return replace(reason, metadata={**reason.metadata, **added})
 
 
 async def _tell_of_stop(
@@ -813,7 +995,7 @@ def _answer_open_calls(run: Run) -> None:
         use for each in messages for use in each.tool_uses if use.id not in answered
     ]
     for use in unanswered:
-        _finished(run, _unfinished(run, use.id, use.name), cycle=1)
+        _close(run, use.id, use.name, cycle=1)
 
 
 def _interrupt_event(run: Run, reason: InterruptReason) -> InterruptEvent:
@@ -830,8 +1012,9 @@ def _interrupt_event(run: Run, reason: InterruptReason) -> InterruptEvent:
 def _stopped(run: Run) -> KaizenError:
     """Return why the scope of a run was cancelled."""
     reason = run.interrupted
-    if reason is not None and _is_immediate(reason):
-        return AgentInterrupted(reason, run.id)
+    if reason is not None:
+        stopped = AgentInterrupted if _is_immediate(reason) else GracefulTimeoutError
+        return stopped(reason, run.id)
     return AgentTimeoutError(
         f"run {run.id!r} of agent {run.agent_id!r}",
         f"took longer than {run.plan.config.timeout} s",

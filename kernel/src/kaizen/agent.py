@@ -9,7 +9,7 @@ from os import urandom
 from threading import get_ident
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,10 +17,14 @@ from anyio.abc import TaskGroup
 from kaizen import _loop
 from kaizen._default import default_kernel
 from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
+from kaizen._keeping import Keeping
+from kaizen._past import Past
 from kaizen._sync import run_agent_sync
+from kaizen.checkpoints import split_checkpoint_id
 from kaizen.config import AgentConfig, ConfigSource, refuse_idle_switches
 from kaizen.errors import (
     AgentCreationError,
+    CheckpointLoadError,
     ConfigurationError,
     RunError,
     UnknownNameError,
@@ -38,7 +42,8 @@ from kaizen.hooks import HookManager
 from kaizen.messages import Message, ModelProfile, ModelReply, OutputSpec
 from kaizen.operations import Checkpoint, CycleResult, Result
 from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
-from kaizen.run import MAX_DEPTH, Plan, Run, running
+from kaizen.run import MAX_DEPTH, Decision, Plan, Run, running
+from kaizen.runlog import Marked, RunEnded, RunLog, RunStarted, history
 from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
 from kaizen.strategies import MultiCycle, SingleShot
 from kaizen.tools import Tool, ToolResult, ToolSpec, select, undeclared
@@ -46,7 +51,7 @@ from kaizen.tools import Tool, ToolResult, ToolSpec, select, undeclared
 if TYPE_CHECKING:
     from kaizen.kernel import Kernel
 
-__all__ = ["BaseAgent", "RunStream"]
+__all__ = ["BaseAgent", "DecisionSource", "RunStream", "StateKeeper"]
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -72,6 +77,8 @@ class BaseAgent:
         hook_manager: Handlers of this agent alone.
         hooks: Objects with methods marked by `hookimpl`, for this agent alone.
         grants: Tools that this agent may call although their danger level demands a grant.
+        store: What keeps the logs of its runs; by default the kernel's `checkpoint_store`.
+        state_manager: An object with hooks and a `storage`, which is used as `store`.
         name: What it is called; by default after its signature.
         agent_id: Its identity across restarts; by default its name, numbered from the
             second of that name on.
@@ -93,6 +100,7 @@ class BaseAgent:
         "_name",
         "_plan",
         "_session_id",
+        "_store",
         "_strategy",
         "_tools",
         "config",
@@ -111,6 +119,7 @@ class BaseAgent:
     _description: str
     _plan: Plan | None
     _session_id: str
+    _store: CheckpointStore | None
     _metadata: Mapping[str, Any]
 
     def __init__(
@@ -124,6 +133,8 @@ class BaseAgent:
         hook_manager: HookManager | None = None,
         hooks: Sequence[object] = (),
         grants: Iterable[str] = (),
+        store: CheckpointStore | None = None,
+        state_manager: StateKeeper | None = None,
         name: str = "",
         agent_id: str = "",
         description: str = "",
@@ -134,7 +145,11 @@ class BaseAgent:
         keep(self, "_tools", tools if isinstance(tools, str) else tuple(tools))
         keep(self, "_strategy", strategy)
         keep(self, "_kernel", kernel)
+        if state_manager is not None:
+            hooks = (*hooks, state_manager)
+            store = state_manager.storage if store is None else store
         keep(self, "_hooks", _own_hooks(hook_manager, hooks))
+        keep(self, "_store", store)
         keep(self, "_grants", frozenset(grants) if grants else _NONE)
         keep(self, "_name", name)
         keep(self, "_identity", _Identity(agent_id))
@@ -231,9 +246,11 @@ class BaseAgent:
         plan = self._plan
         if plan is None or not self._fits(plan):
             plan = await self._prepare()
-        return await _loop.execute(
-            self._start(plan, plan.signature.validate_inputs(inputs))
-        )
+        run = self._start(plan, plan.signature.validate_inputs(inputs))
+        if run.parent is not None and run.parent.past is not None:
+            run = await self._again(run)
+            return await _carry_on(run)
+        return await _loop.execute(run)
 
     def run_sync(self, /, **inputs: Any) -> Result:
         """Run the agent from code that is not async, also where an event loop is running.
@@ -241,6 +258,35 @@ class BaseAgent:
         The same as `run`, which see. Meant for scripts and notebooks.
         """
         return run_agent_sync(self._kernel, lambda: self.run(**inputs))
+
+    async def resume(
+        self,
+        checkpoint_id: str,
+        *,
+        decision: DecisionSource = None,
+    ) -> Result:
+        """Go on with a run that was interrupted, failed, or lost with its process.
+
+        It goes on where it stopped, with the same id, history and account, and does nothing
+        twice that is on record. A tool call that was cut off is repeated, with the same
+        idempotency key, if its tool declared that harmless; if not, somebody has to decide
+        what became of it. A run that was completed gives its result again.
+
+        Args:
+            checkpoint_id: The run, or one of its checkpoints. A checkpoint stands for its
+                run: to go back to it, use `kaizen.checkpoints.rewind` or `fork` first.
+            decision: What became of calls that were cut off: `repeat`, `done` or `skip`, or
+                a `Decision`, for all of them or, in a mapping, by the call's id.
+
+        Raises:
+            OutcomeUnknownError: A call that was cut off needs a decision; `calls` names it.
+            CheckpointLoadError: There is no such run, or its log is damaged.
+            CheckpointSaveError: The run is carried out by another process.
+            RunError: It is carried out here, or belongs to another agent.
+        """
+        plan = await self._prepared()
+        run = await self._take_up(plan, checkpoint_id, _decisions(decision))
+        return await _carry_on(run)
 
     def stream(self, /, **inputs: Any) -> RunStream:
         """Run the agent and follow what it does.
@@ -252,7 +298,27 @@ class BaseAgent:
 
         Leaving the block before the run has ended cancels it.
         """
-        return RunStream(self, inputs)
+
+        async def start() -> Run:
+            plan = await self._prepared()
+            return self._start(plan, plan.signature.validate_inputs(inputs))
+
+        return RunStream(start)
+
+    def resume_stream(
+        self, checkpoint_id: str, *, decision: DecisionSource = None
+    ) -> RunStream:
+        """Go on with a run, as `resume` does, and follow what it does, as with `stream`.
+
+        What it did before stands in its log, `run.log.entries`.
+        """
+        decisions = _decisions(decision)
+
+        async def start() -> Run:
+            plan = await self._prepared()
+            return await self._take_up(plan, checkpoint_id, decisions)
+
+        return RunStream(start)
 
     async def discover_tools(
         self, *, category: str | None = None, safe_only: bool = False
@@ -297,6 +363,8 @@ class BaseAgent:
         if run is not None and run.agent is self and not run.ended:
             return await _call_in_order(run, pairs)
         run = self._start(plan, {})
+        if run.parent is not None and run.parent.past is not None:
+            run = await self._again(run, direct=True)
         return await _loop.execute_calls(run, lambda: _call_in_order(run, pairs))
 
     def to_a2a_card(self) -> dict[str, Any]:
@@ -328,7 +396,7 @@ class BaseAgent:
         if parent is not None and parent.ended:
             parent = None
         run = Run(
-            run_id=urandom(16).hex(),
+            run_id=urandom(16).hex() if parent is None else _id_inside(parent),
             agent=self,
             plan=plan,
             inputs=inputs,
@@ -337,13 +405,110 @@ class BaseAgent:
             metadata=self._metadata,
         )
         if parent is not None:
-            if run.depth > MAX_DEPTH:
-                raise RunError(
-                    f"a run of agent {self.agent_id!r}",
-                    f"would lie {run.depth} runs deep",
-                    f"At most {MAX_DEPTH} runs may lie inside one another.",
-                )
-            parent._join(run)
+            _join(parent, run)
+        return run
+
+    async def _again(self, run: Run, *, direct: bool = False) -> Run:
+        """Return a run inside one that was resumed, and what it did before with it."""
+        parent = run.parent
+        assert parent is not None
+        if run.plan.keeping is None:
+            return run
+        try:
+            await run.plan.keeping.store.read(run.id, limit=1)
+        except CheckpointLoadError:
+            return run
+        parent._leave(run)
+        return await self._take_up(
+            run.plan, run.id, parent.decisions, parent=parent, direct=direct
+        )
+
+    async def _take_up(
+        self,
+        plan: Plan,
+        checkpoint_id: str,
+        decisions: Mapping[str, Decision] | Decision | None,
+        *,
+        parent: Run | None = None,
+        direct: bool = False,
+    ) -> Run:
+        """Read a run from its store, so that it can go on; it has ended if it completed."""
+        run_id, seq = split_checkpoint_id(checkpoint_id)
+        keeping = plan.keeping
+        if keeping is None:
+            raise ConfigurationError(
+                f"agent {self.name!r}",
+                "keeps no runs, so that none can be resumed",
+                "Set `checkpoint_store`, or give the agent a `store`.",
+            )
+        if not await keeping.keeper.finish(run_id):
+            raise RunError(f"run {run_id!r}", "is carried out right now, in this process")
+        log = RunLog(run_id, keeping)
+        keeping.keeper.add(log, plan.kernel._tasks)
+        try:
+            await log.take_up()
+            _check_place(log, seq)
+            run = self._restored(plan, log, decisions, parent, direct=direct)
+            if log.state.status != "completed":
+                _loop.reopen(run)
+                return run
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await keeping.keeper.let_go(log)
+            raise
+        await keeping.keeper.let_go(log)
+        if not direct:
+            run.result = _recorded_result(run)
+        _loop.end_again(run)
+        return run
+
+    def _restored(
+        self,
+        plan: Plan,
+        log: RunLog,
+        decisions: Mapping[str, Decision] | Decision | None,
+        parent: Run | None,
+        *,
+        direct: bool,
+    ) -> Run:
+        """Return the run whose log this is.
+
+        Raises:
+            RunError: It is not one of this agent's, or asked no model.
+            InputError: Its inputs do not fit the agent's signature any more.
+        """
+        started = log.state.started
+        if started is None:
+            raise CheckpointLoadError(f"run {log.run_id!r}", "has a log without a start")
+        if started.agent_id != self.agent_id:
+            raise RunError(
+                f"run {log.run_id!r}",
+                f"belongs to agent {started.agent_id!r}, not to {self.agent_id!r}",
+                "Resume it with the agent that has this `agent_id`.",
+            )
+        if started.direct != direct:
+            raise RunError(
+                f"run {log.run_id!r}",
+                "was a call of tools alone"
+                if started.direct
+                else "was more than a call of tools",
+                "Only what it was can be resumed.",
+            )
+        run = Run(
+            run_id=log.run_id,
+            agent=self,
+            plan=plan,
+            inputs={} if direct else plan.signature.validate_inputs(dict(started.inputs)),
+            parent=parent,
+            session_id=started.session_id,
+            metadata={**started.metadata, **self._metadata},
+            trace_id=started.trace_id,
+            log=log,
+            past=Past(history(log.entries)),
+            decisions=decisions,
+        )
+        if parent is not None:
+            _join(parent, run)
         return run
 
     def _fits(self, plan: Plan) -> bool:
@@ -396,9 +561,7 @@ class BaseAgent:
         managers = (kernel.hooks, *self._hooks)
         provider_name = _provider_name(self, kernel, config)
         provider = await kernel.get(Provider, provider_name)  # type: ignore[type-abstract]
-        store = None
-        if kernel.config.checkpoint_store:
-            store = await kernel.get(CheckpointStore, kernel.config.checkpoint_store)  # type: ignore[type-abstract]
+        keeping = await self._keeping_for(kernel, config)
         tools = await self._resolve_tools(kernel)
         spec_of = {name: each.spec for name, each in tools.items()}
         strategy = await self._resolve_strategy(kernel, bool(tools))
@@ -419,7 +582,7 @@ class BaseAgent:
             provider_name=provider_name,
             profile=profile,
             strategy=strategy,
-            store=store,
+            keeping=keeping,
             tools=tools,
             spec_of=spec_of,
             specs=specs,
@@ -441,6 +604,19 @@ class BaseAgent:
             ),
             pre_interrupt=observers("pre_interrupt", managers),
             post_interrupt=observers("post_interrupt", managers),
+        )
+
+    async def _keeping_for(self, kernel: Kernel, config: AgentConfig) -> Keeping | None:
+        store, name = self._store, kernel.config.checkpoint_store
+        if store is None and name:
+            store = await kernel.get(CheckpointStore, name)
+        if store is None:
+            return None
+        return Keeping(
+            store=store,
+            keeper=kernel.keeper,
+            durability=config.durability,
+            go_on=config.on_save_error == "continue",
         )
 
     async def _resolve_tools(self, kernel: Kernel) -> dict[str, Tool]:
@@ -507,17 +683,13 @@ class BaseAgent:
 class RunStream(AbstractAsyncContextManager[Run]):
     """A run under way, for the time of an `async with` block; see `BaseAgent.stream`."""
 
-    def __init__(self, agent: BaseAgent, inputs: dict[str, Any]) -> None:
-        self._agent = agent
-        self._inputs = inputs
-        self._run: Run | None = None
+    def __init__(self, start: Callable[[], Awaitable[Run]]) -> None:
+        self._start = start
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Run:
-        plan = await self._agent._prepared()
-        run = self._agent._start(plan, plan.signature.validate_inputs(self._inputs))
+        run = await self._start()
         run.listen()
-        self._run = run
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._execute, run)
         return run
@@ -534,7 +706,7 @@ class RunStream(AbstractAsyncContextManager[Run]):
 
     async def _execute(self, run: Run) -> None:
         try:
-            await _loop.execute(run)
+            await _carry_on(run)
         except Exception:  # noqa: BLE001 - kept as run.error, raised to who iterates or waits
             return
 
@@ -550,6 +722,88 @@ class _Identity:
 
 _NONE: frozenset[str] = frozenset()
 _EMPTY: Mapping[str, Any] = {}
+
+
+class StateKeeper(Protocol):
+    """Keeps the state of an agent: an object with hooks that has a store of its own."""
+
+    @property
+    def storage(self) -> CheckpointStore:
+        """What keeps the logs of the agent's runs."""
+        ...
+
+
+DecisionSource: TypeAlias = (
+    Decision
+    | Literal["repeat", "done", "skip"]
+    | Mapping[str, Decision | Literal["repeat", "done", "skip"]]
+    | None
+)
+"""What a caller says became of calls that were cut off."""
+
+
+def _decisions(source: DecisionSource) -> Mapping[str, Decision] | Decision | None:
+    if source is None:
+        return None
+    if isinstance(source, Mapping):
+        return {call_id: _decided(each) for call_id, each in source.items()}
+    return _decided(source)
+
+
+def _decided(source: Decision | str) -> Decision:
+    if isinstance(source, Decision):
+        return source
+    if source in ("repeat", "done", "skip"):
+        return Decision(action=cast(Literal["repeat", "done", "skip"], source))
+    raise ValueError(f"a decision is 'repeat', 'done' or 'skip', not {source!r}")
+
+
+async def _carry_on(run: Run) -> Result:
+    """Carry out a run, unless it was completed before."""
+    return run.result if run.result is not None else await _loop.execute(run)
+
+
+def _id_inside(parent: Run) -> str:
+    """Return the id of a run inside another, which is found again if that is resumed."""
+    return urandom(16).hex() if parent.plan.keeping is None else parent.next_child()
+
+
+def _join(parent: Run, run: Run) -> None:
+    if run.depth > MAX_DEPTH:
+        raise RunError(
+            f"a run of agent {run.agent_id!r}",
+            f"would lie {run.depth} runs deep",
+            f"At most {MAX_DEPTH} runs may lie inside one another.",
+        )
+    parent._join(run)
+
+
+def _check_place(log: RunLog, seq: int | None) -> None:
+    """Refuse a checkpoint that the run does not have."""
+    if seq is None:
+        return
+    if seq >= len(log.entries) or not isinstance(log.entries[seq], Marked | RunEnded):
+        raise CheckpointLoadError(
+            f"run {log.run_id!r}",
+            f"has no checkpoint at position {seq}",
+            "`kaizen runs show` lists those that it has.",
+        )
+
+
+def _recorded_result(run: Run) -> Result:
+    """Return the result of a run that was completed before."""
+    state, started = run.state, run.state.started
+    assert isinstance(started, RunStarted)
+    return Result(
+        run.plan.signature.validate_outputs(dict(state.outputs or {})),
+        run_id=run.id,
+        cycles=state.cycles,
+        tool_calls=state.tool_calls,
+        usage=state.usage,
+        cost_usd=state.cost_usd,
+        duration_ms=(run.log.entries[-1].at - started.at) * 1_000,
+        messages=run.messages,
+    )
 
 
 def _signature(
@@ -708,7 +962,12 @@ async def _call_in_order(
     results: list[ToolResult] = []
     for name, params in pairs:
         call_id = run.next_direct_call()
-        result = await _loop.call_tool(run, name, params, call_id=call_id, cycle=0)
+        known = None if run.past is None else run.past.direct(call_id, name)
+        if known is None and run.ended:
+            raise RunError(
+                f"run {run.id!r}", f"has ended, and did not call tool {name!r} before"
+            )
+        result = known or await _loop.call_tool(run, name, params, call_id=call_id, cycle=0)
         results.append(result)
         if not result.success:
             break

@@ -84,6 +84,21 @@ class AgentConfig(BaseModel):
         default=None, ge=0, le=1, description="Lowest `confidence` that ends a run."
     )
     stream: bool = Field(default=False, description="Ask the provider for a stream.")
+    durability: Literal["sync", "async", "exit"] = Field(
+        default="sync",
+        description="When the log of a run is in its store: `sync`, before it goes on; "
+        "`async`, soon; `exit`, when it ends.",
+    )
+    on_save_error: Literal["stop", "continue"] = Field(
+        default="stop",
+        description="What a run does whose log cannot be kept: stop, or go on and say so.",
+    )
+    graceful_shutdown_timeout: float = Field(
+        default=5.0,
+        ge=0,
+        le=86_400,
+        description="Longest time that a graceful stop waits for the turn, in seconds.",
+    )
     retry_attempts: int = Field(default=0, ge=0, description="Retries of a failed request.")
     cache_enabled: bool = False
     cache_ttl: int = Field(default=3600, ge=0, description="Seconds.")

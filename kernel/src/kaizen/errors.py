@@ -22,8 +22,8 @@
     │   └── StorageUnavailableError    CHECKPOINT_003
     ├── InterruptError
     │   ├── InterruptHandlerError      INTERRUPT_001
-    │   ├── GracefulTimeoutError       INTERRUPT_002
     │   └── AgentInterrupted           INTERRUPT_003
+    │       └── GracefulTimeoutError   INTERRUPT_002
     ├── MemoryBackendError             MEMORY_001
     │   └── MemoryPromotionError       MEMORY_002
     ├── ExecutionError
@@ -294,12 +294,6 @@ class InterruptHandlerError(InterruptError):
     code = "INTERRUPT_001"
 
 
-class GracefulTimeoutError(InterruptError):
-    """A run did not reach the end of its cycle in time and was cancelled."""
-
-    code = "INTERRUPT_002"
-
-
 class AgentInterrupted(InterruptError):
     """A run was stopped on request.
 
@@ -317,6 +311,12 @@ class AgentInterrupted(InterruptError):
         self.args = (reason, run_id)
         self.reason = reason
         self.run_id = run_id
+
+
+class GracefulTimeoutError(AgentInterrupted):
+    """A run that was to stop did not end its cycle in time, and was cancelled."""
+
+    code = "INTERRUPT_002"
 
 
 class MemoryBackendError(KaizenError):
@@ -372,9 +372,21 @@ class ToolTimeoutError(ToolError):
 
 
 class OutcomeUnknownError(ToolError):
-    """A tool was stopped while it ran, and nobody knows what it did."""
+    """A tool was stopped while it ran, and nobody knows what it did.
+
+    Attributes:
+        calls: The calls that somebody has to decide about before their run can go on, each
+            as `<run id>:<call id>`.
+    """
 
     code = "TOOL_004"
+
+    def __init__(
+        self, subject: str, problem: str, remedy: str = "", calls: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(subject, problem, remedy)
+        self.args = (subject, problem, remedy, calls)
+        self.calls = calls
 
 
 class ToolRefusedError(KaizenError):

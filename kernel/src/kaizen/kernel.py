@@ -25,6 +25,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from kaizen import _discovery
 from kaizen._discovery import Candidate
+from kaizen._keeping import Keeper
 from kaizen._records import record
 from kaizen.config import (
     KaizenConfig,
@@ -153,6 +154,7 @@ class Kernel:
         self._locks: dict[Key, anyio.Lock] = {}
         self._waits: dict[Key, list[Key]] = {}
         self._hosts: list[_Host] = []
+        self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
@@ -189,6 +191,7 @@ class Kernel:
             stack.callback(self._stopped)
             stack.push_async_callback(self._close_offers, None)
             await self._start_plugins(sources, stack)
+            stack.push_async_callback(self._close_keeper)
             refuse_idle_switches(self.config, self.serves, "the kernel's config")
             self._stack = stack.pop_all()
 
@@ -536,6 +539,17 @@ class Kernel:
         self._tasks = None
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(None, None, None)
+
+    @property
+    def keeper(self) -> Keeper:
+        """What keeps the logs of this kernel's runs in their stores."""
+        if self._keeper is None:
+            self._keeper = Keeper()
+        return self._keeper
+
+    async def _close_keeper(self) -> None:
+        if self._keeper is not None:
+            await self._keeper.close()
 
     def _stopped(self) -> None:
         self._token = None

@@ -187,9 +187,12 @@ class RunRecord:
     """What a store can say of a run without reading its log.
 
     Attributes:
+        status: How it ended, or `running` if it has not, be it that nobody carries it out.
         length: How many entries the log has.
         updated_at: When the last entry was written, seconds since the epoch, UTC.
         forked_from: The run whose log this one continues, and how many entries they share.
+        parent_id: The run inside which it was started, or `""`.
+        owner: Who holds it now, or `""`; see `kaizen.claims`.
     """
 
     run_id: str
@@ -198,10 +201,21 @@ class RunRecord:
     length: int
     updated_at: float
     forked_from: tuple[str, int] | None = None
+    parent_id: str = ""
+    owner: str = ""
 
 
 class CheckpointStore(Protocol):
-    """Keeps run logs. Every acknowledged write survives a crash."""
+    """Keeps run logs. Every acknowledged write survives a crash.
+
+    An id of a run that a store would have to change in order to keep it, such as `../x`, is
+    refused with a `CheckpointSaveError` by what writes and a `CheckpointLoadError` by what
+    reads. A store that cannot be reached, or has no room, raises a
+    `StorageUnavailableError`, and what it kept before stays as it was.
+
+    Stores need not know the entries: `kaizen.runlog.described` says what each adds to the
+    record of its run, and `kaizen.claims` who may write.
+    """
 
     async def append(
         self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
@@ -211,7 +225,8 @@ class CheckpointStore(Protocol):
         Args:
             run_id: The run; its first append creates the log.
             entries: Consecutive entries; the first follows the last one stored.
-            token: The fencing token of the claim under which the writer acts.
+            token: The fencing token of the claim under which the writer acts. Without one,
+                only a run that nobody holds can be written.
 
         Raises:
             CheckpointSaveError: Nothing was written: the position is taken, the token is
@@ -224,23 +239,43 @@ class CheckpointStore(Protocol):
     ) -> Sequence[StoredEntry]:
         """Return entries in order, those shared with the run's ancestor included.
 
+        An append under way elsewhere is seen whole or not at all.
+
         Raises:
             CheckpointLoadError: The run is unknown or its log is damaged.
         """
         ...
 
     async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
-        """Return the runs, last updated first."""
+        """Return the runs, last updated first.
+
+        Args:
+            agent_id: Only those of one agent.
+            status: Only those of one status; `running` for those that have not ended.
+            limit: Most records.
+        """
         ...
 
     async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
-        """Begin a new log that shares the first `length` entries of another."""
+        """Begin a new log that shares the first `length` entries of another.
+
+        Takes the same time however long the past is, and copies none of it.
+
+        Raises:
+            CheckpointSaveError: The new id is taken, or the log is shorter.
+            CheckpointLoadError: The run is unknown.
+        """
         ...
 
     async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
         """Become the only writer of a run for some seconds and return a fencing token.
+
+        The run need not have a log yet. Who holds it already extends the lease and keeps
+        the token; a lease of 0 seconds gives the run up. A claim need not survive a loss
+        of power, after which nobody is left who holds one, but its token must not be given
+        twice to writers who can both be there.
 
         Raises:
             CheckpointSaveError: Somebody else holds the run.
@@ -248,7 +283,35 @@ class CheckpointStore(Protocol):
         ...
 
     async def delete(self, run_id: str) -> None:
-        """Forget a run. Logs that share its entries keep them."""
+        """Forget a run, its claim and its messages; a run that is not there is no error.
+
+        Logs that share its entries keep them.
+
+        Raises:
+            CheckpointSaveError: Somebody holds the run.
+        """
+        ...
+
+    async def send(self, run_id: str, message: bytes) -> None:
+        """Leave a message for whoever carries out a run, in this process or another.
+
+        Args:
+            run_id: The run; it need not have a log.
+            message: At most 1 MiB.
+
+        Raises:
+            CheckpointSaveError: It is too large, or 1,000 wait for the run already.
+        """
+        ...
+
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        """Take the messages that were left for some runs, oldest first.
+
+        Cheap where there are none, since it is asked a few times a second.
+
+        Returns:
+            Pairs of a run's id and a message. Each message is given once.
+        """
         ...
 
 

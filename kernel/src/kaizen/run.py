@@ -6,16 +6,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
+from hashlib import sha256
 from threading import get_ident
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 from anyio import CancelScope, from_thread
 
+from kaizen._past import Past
 from kaizen._records import record
 from kaizen.errors import AgentInterrupted, OutputError, RunError
-from kaizen.interrupts import InterruptMode, InterruptReason
+from kaizen.interrupts import (
+    InterruptMode,
+    InterruptReason,
+    InterruptSignal,
+    InterruptSource,
+)
 from kaizen.messages import Message, ModelReply, ModelRequest, Usage
 from kaizen.operations import (
     Checkpoint,
@@ -25,24 +32,54 @@ from kaizen.operations import (
     Result,
     RunRequest,
 )
-from kaizen.runlog import Interrupted, Noted, RunLog, RunState, StreamEvent, Subscription
+from kaizen.runlog import (
+    Continued,
+    Interrupted,
+    Noted,
+    Paused,
+    RunLog,
+    RunState,
+    Steered,
+    StreamEvent,
+    Subscription,
+)
 from kaizen.tools import Outcome, Tool, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from kaizen._dispatch import Observer
+    from kaizen._keeping import Keeping
     from kaizen.agent import BaseAgent
     from kaizen.config import AgentConfig
     from kaizen.kernel import Kernel
     from kaizen.messages import ModelProfile, ModelSettings, OutputSpec
-    from kaizen.ports import CheckpointStore, Provider, Strategy
+    from kaizen.ports import Provider, Strategy
     from kaizen.signatures import CompiledSignature
     from kaizen.tools import ToolSpec
 
-__all__ = ["Plan", "Run", "current_run", "leave_run", "running"]
+__all__ = ["Decision", "Plan", "Run", "current_run", "leave_run", "running"]
 
 MAX_DEPTH = 32
 _CUT_SHORT = ("length", "content_filter")
+MAX_STEER_CHARS = 100_000
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
+_STEP: ContextVar[str] = ContextVar("kaizen_step", default="")
+Value = TypeVar("Value")
+
+
+@record
+class Decision:
+    """What is known, or to be done, about a tool call that was cut off.
+
+    Attributes:
+        action: `repeat` if it did nothing, and is to be made again; `done` if it did its
+            work; `skip` if it did not, and is not to be made again.
+        content: With `done`, the result that the model reads.
+        by: Who decided, for the log.
+    """
+
+    action: Literal["repeat", "done", "skip"]
+    content: str = ""
+    by: str = ""
 
 
 def current_run() -> Run:
@@ -96,7 +133,7 @@ class Plan:
     provider_name: str
     profile: ModelProfile
     strategy: Strategy
-    store: CheckpointStore | None
+    keeping: Keeping | None
     tools: Mapping[str, Tool]
     spec_of: Mapping[str, ToolSpec]
     specs: tuple[ToolSpec, ...]
@@ -135,21 +172,28 @@ class Run:
         result: What it gave; `None` while it runs and if it failed.
         error: What it failed of, or `None`.
         interrupted: The reason for which it was asked to stop, or `None`.
+        cancelled: Whether `cancel` was what asked it to stop.
+        past: What it did before it was resumed, or `None`.
+        decisions: What the caller who resumed it decided about calls that were cut off.
     """
 
     __slots__ = (
+        "_begun",
         "_children",
         "_cycle",
-        "_direct_calls",
         "_done",
         "_given",
+        "_numbers",
         "_outcomes",
         "_scope",
         "_subscription",
         "_uncharged",
+        "_unpaused",
         "_validated",
         "agent",
         "agent_id",
+        "cancelled",
+        "decisions",
         "depth",
         "ended",
         "error",
@@ -159,6 +203,7 @@ class Run:
         "log",
         "metadata",
         "parent",
+        "past",
         "plan",
         "result",
         "session_id",
@@ -176,6 +221,10 @@ class Run:
         parent: Run | None,
         session_id: str,
         metadata: Mapping[str, Any],
+        trace_id: str = "",
+        log: RunLog | None = None,
+        past: Past | None = None,
+        decisions: Mapping[str, Decision] | Decision | None = None,
     ) -> None:
         self.id = run_id
         self.agent = agent
@@ -185,12 +234,16 @@ class Run:
         self.parent = parent
         self.session_id = session_id
         self.metadata = metadata
-        self.log = RunLog(run_id, plan.store)
+        self.log = log if log is not None else RunLog(run_id, plan.keeping)
+        self.past = past
+        self.decisions = decisions
         self.started = perf_counter()
         self.result: Result | None = None
         self.error: BaseException | None = None
         self.interrupted: InterruptReason | None = None
+        self.cancelled = False
         self.ended = False
+        self._begun = False
         self._children: set[Run] | None = None
         self._scope: CancelScope | None = None
         self._subscription: Subscription | None = None
@@ -199,10 +252,11 @@ class Run:
         self._given: Mapping[str, Any] = inputs
         self._validated: dict[str, tuple[Tool, dict[str, Any], Mapping[str, Any]]] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._direct_calls = 0
+        self._numbers: dict[str, int] | None = None
+        self._unpaused: anyio.Event | None = None
         self._done: anyio.Event | None = None
         if parent is None:
-            self.trace_id = run_id
+            self.trace_id = trace_id or run_id
             self.depth = 0
         else:
             self.trace_id = parent.trace_id
@@ -244,17 +298,16 @@ class Run:
     def interrupt(self, reason: InterruptReason | None = None) -> bool:
         """Ask the run and every run inside it to stop.
 
-        A graceful stop lets the cycle under way finish, an immediate one cancels it. The
-        run then raises `AgentInterrupted`, and its history is valid. A second call may turn
-        a graceful stop into an immediate one, and is otherwise ignored.
+        A graceful stop lets the cycle under way finish, but waits no longer than
+        `graceful_shutdown_timeout`; an immediate one cancels it. The run then raises
+        `AgentInterrupted`, and its history is valid. A second call may turn a graceful stop
+        into an immediate one, and is otherwise ignored. May be called from any thread.
 
         Returns:
             Whether the call changed anything.
         """
-        if self.plan.kernel.thread != get_ident():
-            return from_thread.run_sync(
-                self.interrupt, reason, token=self.plan.kernel._token
-            )
+        if self._elsewhere():
+            return self._hop(partial(self.interrupt, reason))
         reason = reason or InterruptReason()
         immediate = reason.mode is InterruptMode.IMMEDIATE
         known = self.interrupted
@@ -276,9 +329,144 @@ class Run:
         )
         for child in self.children:
             child.interrupt(reason)
-        if immediate and self._scope is not None:
-            self._scope.cancel()
+        if self._scope is not None:
+            if immediate:
+                self._scope.cancel()
+            else:
+                self._hurry(self._scope)
+        if self._unpaused is not None:
+            self._unpaused.set()
         return True
+
+    def _hurry(self, scope: CancelScope) -> None:
+        """Let a graceful stop take no longer than it may."""
+        latest = anyio.current_time() + self.plan.config.graceful_shutdown_timeout
+        scope.deadline = min(scope.deadline, latest)
+
+    def cancel(self, message: str = "cancelled") -> bool:
+        """Stop the run and every run inside it at once, for good.
+
+        The same as an immediate interrupt, but that the run ends as `cancelled`. May be
+        called from any thread.
+
+        Returns:
+            Whether the call changed anything.
+        """
+        if self._elsewhere():
+            return self._hop(partial(self.cancel, message))
+        if self.ended:
+            return False
+        self.cancelled = True
+        return self.interrupt(
+            InterruptReason(
+                source=InterruptSource.PROGRAMMATIC,
+                mode=InterruptMode.IMMEDIATE,
+                message=message,
+                signal=InterruptSignal.USER_REQUESTED,
+            )
+        )
+
+    def pause(self, by: str = "") -> bool:
+        """Let the run, and every run inside it, wait before its next step.
+
+        A step is a turn of the loop or a tool call; what is under way comes to its end. The
+        time that the run may take goes on. May be called from any thread.
+
+        Args:
+            by: Who asks, for the log.
+
+        Returns:
+            Whether the call changed anything.
+        """
+        if self._elsewhere():
+            return self._hop(partial(self.pause, by))
+        if self.ended or self.interrupted is not None or self.state.paused:
+            return False
+        self._unpaused = anyio.Event()
+        self.log.append(Paused(seq=len(self.log.entries), at=time(), by=by))
+        for child in self.children:
+            child.pause(by)
+        return True
+
+    def resume(self, by: str = "") -> bool:
+        """Let a run that was paused go on, and every run inside it.
+
+        To go on with a run that has ended, see `BaseAgent.resume`. May be called from any
+        thread.
+
+        Args:
+            by: Who asks, for the log.
+
+        Returns:
+            Whether the call changed anything.
+        """
+        if self._elsewhere():
+            return self._hop(partial(self.resume, by))
+        if self.ended or not self.state.paused:
+            return False
+        self.log.append(Continued(seq=len(self.log.entries), at=time(), by=by))
+        for child in self.children:
+            child.resume(by)
+        if self._unpaused is not None:
+            self._unpaused.set()
+        return True
+
+    def steer(self, text: str, by: str = "") -> bool:
+        """Give the model a message, from outside, while the run goes on.
+
+        It joins the conversation before the model is asked next. An answer that was
+        given without it having been read is not taken for the last word: the model is asked
+        once more, if the run has turns left. May be called from any thread.
+
+        Args:
+            text: What the model is to read, as a user's message.
+            by: Who says it; kept as the message's origin.
+
+        Returns:
+            Whether the run can still hear it.
+
+        Raises:
+            ValueError: It is empty, or longer than 100,000 characters.
+        """
+        if self._elsewhere():
+            return self._hop(partial(self.steer, text, by))
+        if not 0 < len(text) <= MAX_STEER_CHARS:
+            raise ValueError(f"a message has 1 to {MAX_STEER_CHARS} characters")
+        if self.ended or self.interrupted is not None:
+            return False
+        seq = len(self.log.entries)
+        text = text.encode("utf-8", "replace").decode()
+        message = Message(role="user", content=text, origin=f"steer:{by}" if by else "user")
+        steer_id = f"steer_{seq}"
+        self.log.append(Steered(seq=seq, at=time(), steer_id=steer_id, message=message))
+        return True
+
+    @property
+    def steered(self) -> bool:
+        """Whether the model has not read yet what steers the run. For strategies."""
+        if self.past is not None and self._cycle < self.past.last:
+            return self.past.steered(self._cycle + 1)
+        return bool(self.log.state.steered)
+
+    async def until_continued(self) -> None:
+        """Wait while the run is paused.
+
+        Raises:
+            AgentInterrupted: It was asked to stop while it waited.
+        """
+        while self.state.paused and self.interrupted is None:
+            if self._unpaused is None or self._unpaused.is_set():
+                self._unpaused = anyio.Event()
+            await self._unpaused.wait()
+        if self.interrupted is not None:
+            raise AgentInterrupted(self.interrupted, self.id)
+
+    def _elsewhere(self) -> bool:
+        return self.plan.kernel.thread != get_ident()
+
+    def _hop(self, call: Callable[[], Value]) -> Value:
+        """Make a call where the run is carried out."""
+        return from_thread.run_sync(call, token=self.plan.kernel._token)
 
     def note(self, source: str, kind: str, data: Mapping[str, Any]) -> None:
         """Put a plugin's own record into the log, from any thread.
@@ -291,9 +479,8 @@ class Run:
         Raises:
             RunError: The run has ended.
         """
-        if self.plan.kernel.thread != get_ident():
-            hop = partial(self.note, source, kind, data)
-            from_thread.run_sync(hop, token=self.plan.kernel._token)
+        if self._elsewhere():
+            self._hop(partial(self.note, source, kind, data))
             return
         self._refuse_if_ended("be added to")
         entry = Noted(
@@ -315,14 +502,27 @@ class Run:
         if self.interrupted is not None:
             raise AgentInterrupted(self.interrupted, self.id)
         self._cycle += 1
-        return self.plan.cycle(
-            CycleRequest(
-                run_id=self.id,
-                agent_id=self.agent_id,
-                cycle=self._cycle,
-                added=tuple(added),
-            )
+        request = CycleRequest(
+            run_id=self.id, agent_id=self.agent_id, cycle=self._cycle, added=tuple(added)
         )
+        plan = self.plan
+        if plan.keeping is not None or self.log.state.paused:
+            return self._cycle_kept(request)
+        return plan.cycle(request)
+
+    async def _cycle_kept(self, request: CycleRequest) -> CycleResult:
+        """Make one turn, unless it is on record; number what happens inside by itself."""
+        if self.past is not None:
+            result = self.past.whole(request.cycle)
+            if result is not None:
+                return result
+        if self.state.paused:
+            await self.until_continued()
+        token = _STEP.set(f"cycle_{request.cycle}.")
+        try:
+            return await self.plan.cycle(request)
+        finally:
+            _STEP.reset(token)
 
     def read(self, reply: ModelReply) -> dict[str, Any]:
         """Return the validated outputs that a reply holds. For strategies.
@@ -385,16 +585,36 @@ class Run:
         self._subscription = self.log.subscribe()
 
     def next_direct_call(self) -> str:
-        """Return an id for a tool call that no model asked for."""
+        """Return an id for a tool call that no model asked for.
+
+        A run that can be resumed numbers what happens inside each turn and each tool call
+        by itself, so that the same call has the same id whatever is not repeated.
+        """
         while True:
-            self._direct_calls += 1
-            call_id = f"direct_{self._direct_calls}"
-            if call_id not in self.log.state.call_ids:
+            call_id = self._numbered("direct_")
+            if call_id not in self.state.call_ids:
                 return call_id
+            if self.past is not None and self.past.knows(call_id):
+                return call_id
+
+    def next_child(self) -> str:
+        """Return an id for a run inside this one; the same if this step is repeated."""
+        return sha256(f"{self.id}/{self._numbered('run_')}".encode()).hexdigest()[:32]
+
+    def _numbered(self, kind: str) -> str:
+        place = f"{_STEP.get() if self.plan.keeping is not None else ''}{kind}"
+        if self._numbers is None:
+            self._numbers = {}
+        self._numbers[place] = number = self._numbers.get(place, 0) + 1
+        return f"{place}{number}"
 
     def _refuse_if_ended(self, what: str) -> None:
         if self.ended:
             raise RunError(f"run {self.id!r}", f"has ended and cannot {what}")
+
+    def _leave(self, child: Run) -> None:
+        if self._children is not None:
+            self._children.discard(child)
 
     def _join(self, child: Run) -> None:
         if self._children is None:
@@ -402,6 +622,8 @@ class Run:
         self._children.add(child)
         if self.interrupted is not None:
             child.interrupt(self.interrupted)
+        elif self.state.paused:
+            child.pause()
 
 
 class _Events(AsyncIterator[StreamEvent]):

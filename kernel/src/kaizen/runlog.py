@@ -5,36 +5,45 @@ living run come from the same `apply` of each entry, in order. An entry that ann
 effect is written before the effect.
 
 Entries hold what is new, not the history again. Each type has a name and a version;
-`encode` and `decode` turn an entry into JSON and back, checked by pydantic. An unknown
-type, or a version that this release does not know, is refused and never guessed.
+`encode` and `decode` turn an entry into JSON and back, checked by pydantic. An older
+version is migrated; an unknown type, or a version that this release does not know, is
+refused and never guessed.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import field, fields
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import field, fields, replace
 from decimal import Decimal
 from functools import cache
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from kaizen._keeping import LEASE_S
 from kaizen._records import record
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.media import Media
 from kaizen.messages import Message, Usage
-from kaizen.ports import CheckpointStore, StoredEntry
+from kaizen.ports import CheckpointStore, RunRecord, StoredEntry
 from kaizen.tools import Outcome
+
+if TYPE_CHECKING:
+    from kaizen._keeping import Keeping
 
 __all__ = [
     "Answered",
     "Asked",
     "ChildEnded",
+    "Continued",
     "Entry",
+    "Forked",
     "Gap",
     "Interrupted",
     "Marked",
@@ -43,28 +52,38 @@ __all__ = [
     "ModelReplied",
     "ModelRequested",
     "Noted",
+    "OutcomeDecided",
+    "Paused",
     "Reserved",
+    "Resumed",
+    "Rewound",
     "RunEnded",
     "RunLog",
     "RunStarted",
     "RunState",
     "Settled",
+    "Steered",
     "StreamEvent",
     "Subscription",
     "TextDelta",
     "ToolFinished",
     "ToolIntended",
     "decode",
+    "described",
     "encode",
+    "entry_types",
     "fold",
+    "history",
 ]
 
 MAX_ENTRY_BYTES = 64 * 1024 * 1024
 _SURELY_READABLE = 400
 """Bytes that suffice neither for a depth nor for a number that JSON parsers refuse."""
 DEFAULT_BUFFER = 1_024
+_LOG = logging.getLogger("kaizen")
 
 RunStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted", "cancelled"]
+Migration: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class RunState:
@@ -77,23 +96,30 @@ class RunState:
         unknown: Calls that may not be repeated and of which nobody knows what they did.
         questions: Questions without an answer, by request id.
         reserved: What is reserved and not settled, by reservation id, in US dollars.
-        cost_usd: Known costs; `None` until a provider named one.
+        closed: Calls that got a result only so that the history is valid, and what each
+            intended if it was begun; they are open again once the run goes on.
+        steered: Messages for the model that have not joined the conversation yet.
+        paused: Whether the run waits for somebody to let it go on.
     """
 
     __slots__ = (
         "_charges",
+        "_children",
+        "_cost_usd",
         "call_ids",
-        "cost_usd",
+        "closed",
         "cycles",
         "error",
         "marks",
         "messages",
         "outputs",
+        "paused",
         "pending",
         "questions",
         "reserved",
         "started",
         "status",
+        "steered",
         "tool_calls",
         "unknown",
     )
@@ -108,8 +134,12 @@ class RunState:
         self.reserved: dict[str, Decimal] = {}
         self.unknown: tuple[ToolIntended, ...] = ()
         self.marks: tuple[Marked, ...] = ()
+        self.closed: tuple[tuple[str, ToolIntended | None], ...] = ()
+        self.steered: tuple[Steered, ...] = ()
+        self.paused = False
         self._charges: list[Usage] | None = None
-        self.cost_usd: Decimal | None = None
+        self._children: dict[str, ChildEnded] | None = None
+        self._cost_usd: Decimal | None = None
         self.cycles = 0
         self.tool_calls = 0
         self.outputs: Mapping[str, Any] | None = None
@@ -121,7 +151,20 @@ class RunState:
         charges = self._charges or []
         if len(charges) > 1:
             charges[:] = [Usage.total(charges)]
+        if self._children:
+            return Usage.total(
+                [*charges, *(each.usage for each in self._children.values())]
+            )
         return charges[0] if charges else _NOTHING
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """Known costs in US dollars; `None` until a provider named one."""
+        if not self._children:
+            return self._cost_usd
+        costs = [self._cost_usd, *(each.cost_usd for each in self._children.values())]
+        known = [each for each in costs if each is not None]
+        return sum(known, Decimal(0)) if known else None
 
     def know(self, call_id: str) -> None:
         """Remember the id of a tool call."""
@@ -137,7 +180,16 @@ class RunState:
         else:
             self._charges.append(usage)
         if cost_usd is not None:
-            self.cost_usd = cost_usd if self.cost_usd is None else self.cost_usd + cost_usd
+            before = self._cost_usd
+            self._cost_usd = cost_usd if before is None else before + cost_usd
+
+    def charge_child(self, child: ChildEnded) -> None:
+        """Set what a run inside this one has consumed in all; the latest word counts."""
+        if self._children is None:
+            self._children = {}
+        known = self._children.get(child.run_id)
+        if known is None or known.seq <= child.seq:
+            self._children[child.run_id] = child
 
 
 _NOTHING = Usage()
@@ -155,6 +207,8 @@ class Entry:
 
     type: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    migrations: ClassVar[Mapping[int, Migration]] = MappingProxyType({})
+    """For each older version, what makes a body of the next version of one."""
 
     seq: int
     at: float
@@ -167,6 +221,9 @@ class Entry:
     def apply(self, state: RunState) -> None:
         """Change a state by what this entry says."""
 
+    def apply_undone(self, state: RunState) -> None:
+        """Change a state by what remains of this entry after the run was rewound."""
+
 
 @record
 class RunStarted(Entry):
@@ -176,6 +233,7 @@ class RunStarted(Entry):
         parent_id: The run inside which it was started, or `""`.
         inputs: The inputs as JSON values.
         messages: The conversation that it begins with.
+        direct: Whether it asks no model and only calls tools.
     """
 
     type: ClassVar[str] = "run_started"
@@ -188,6 +246,7 @@ class RunStarted(Entry):
     inputs: Mapping[str, Any]
     messages: tuple[Message, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    direct: bool = False
 
     def apply(self, state: RunState) -> None:
         state.started = self
@@ -195,15 +254,128 @@ class RunStarted(Entry):
 
 
 @record
+class Forked(Entry):
+    """A run began with the past of another, which it shares from here on back.
+
+    Attributes:
+        run_id: The new run.
+        agent_id: Whose run it is, or `""` if it stays that of the same agent.
+        parent_run_id: The run whose past it shares.
+    """
+
+    type: ClassVar[str] = "forked"
+
+    run_id: str
+    agent_id: str
+    parent_run_id: str
+
+    def apply(self, state: RunState) -> None:
+        if state.started is not None:
+            state.started = replace(
+                state.started,
+                run_id=self.run_id,
+                agent_id=self.agent_id or state.started.agent_id,
+                parent_id="",
+            )
+        _reopen(state)
+
+
+@record
+class Rewound(Entry):
+    """The run went back to an earlier entry: what came after it is undone.
+
+    Nothing is erased. The state is that after entry `to_seq`, but for what cannot be
+    undone: what was consumed, and which ids were given to calls.
+
+    Attributes:
+        to_seq: The last entry that counts.
+    """
+
+    type: ClassVar[str] = "rewound"
+
+    to_seq: int
+
+    def apply(self, state: RunState) -> None:
+        _reopen(state)
+
+
+@record
+class Resumed(Entry):
+    """A run that had stopped goes on.
+
+    Attributes:
+        owner: Who carries it out; see `kaizen.claims`.
+    """
+
+    type: ClassVar[str] = "resumed"
+
+    owner: str
+
+    def apply(self, state: RunState) -> None:
+        _reopen(state)
+
+
+@record
+class Paused(Entry):
+    """The run waits, before its next step, for somebody to let it go on."""
+
+    type: ClassVar[str] = "paused"
+
+    by: str = ""
+
+    def apply(self, state: RunState) -> None:
+        state.paused = True
+
+
+@record
+class Continued(Entry):
+    """A run that was paused goes on."""
+
+    type: ClassVar[str] = "continued"
+
+    by: str = ""
+
+    def apply(self, state: RunState) -> None:
+        state.paused = False
+
+
+@record
+class Steered(Entry):
+    """Somebody has a message for the model; it joins the conversation at the next turn.
+
+    Attributes:
+        steer_id: Unique within the run.
+    """
+
+    type: ClassVar[str] = "steered"
+
+    steer_id: str
+    message: Message
+
+    def apply(self, state: RunState) -> None:
+        state.steered += (self,)
+
+
+@record
 class MessageAdded(Entry):
-    """A message joined the conversation: feedback on a reply, or what steers the run."""
+    """A message joined the conversation: feedback on a reply, or what steers the run.
+
+    Attributes:
+        cycle: The turn before which it joined.
+        steer_id: Which of the messages that steer the run it is, or `""`.
+    """
 
     type: ClassVar[str] = "message_added"
 
     message: Message
+    cycle: int = 0
+    steer_id: str = ""
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
+        if self.steer_id:
+            left = (each for each in state.steered if each.steer_id != self.steer_id)
+            state.steered = tuple(left)
 
 
 @record
@@ -239,6 +411,11 @@ class ModelReplied(Entry):
             state.know(use.id)
         state.charge(self.usage, self.cost_usd)
 
+    def apply_undone(self, state: RunState) -> None:
+        for use in self.message.tool_uses:
+            state.know(use.id)
+        state.charge(self.usage, self.cost_usd)
+
 
 @record
 class ModelCharged(Entry):
@@ -251,6 +428,8 @@ class ModelCharged(Entry):
 
     def apply(self, state: RunState) -> None:
         state.charge(self.usage, self.cost_usd)
+
+    apply_undone = apply
 
 
 @record
@@ -280,6 +459,10 @@ class ToolIntended(Entry):
         if not self.in_history:
             state.know(self.call_id)
 
+    def apply_undone(self, state: RunState) -> None:
+        if not self.in_history:
+            state.know(self.call_id)
+
 
 @record
 class ToolFinished(Entry):
@@ -287,6 +470,8 @@ class ToolFinished(Entry):
 
     Attributes:
         outcome: Whether it is known what the call did; see `ToolResult`.
+        closing: Whether it stands only for a valid history, since the run was stopped
+            before the call had a result; if the run goes on, the call is open again.
     """
 
     type: ClassVar[str] = "tool_finished"
@@ -300,9 +485,12 @@ class ToolFinished(Entry):
     duration_ms: float
     outcome: Outcome = "known"
     in_history: bool = True
+    closing: bool = False
 
     def apply(self, state: RunState) -> None:
         begun = state.pending.pop(self.call_id, None)
+        if self.closing:
+            state.closed += ((self.call_id, begun),)
         if begun is not None and self.outcome == "unknown" and not begun.idempotent:
             state.unknown += (begun,)
         state.tool_calls += 1
@@ -331,7 +519,31 @@ class ChildEnded(Entry):
     cost_usd: Decimal | None
 
     def apply(self, state: RunState) -> None:
-        state.charge(self.usage, self.cost_usd)
+        state.charge_child(self)
+
+    apply_undone = apply
+
+
+@record
+class OutcomeDecided(Entry):
+    """Somebody found out what a call did that was cut off, or decided what to do about it.
+
+    Attributes:
+        decision: `repeat` if it did nothing, and is made again; `done` if it did its work;
+            `skip` if it did not, and is not made again.
+        by: Who decided.
+    """
+
+    type: ClassVar[str] = "outcome_decided"
+
+    call_id: str
+    decision: Literal["repeat", "done", "skip"]
+    by: str = ""
+
+    def apply(self, state: RunState) -> None:
+        begun = state.pending.get(self.call_id)
+        if begun is not None and self.decision == "repeat":
+            state.pending[self.call_id] = replace(begun, idempotent=True)
 
 
 @record
@@ -494,47 +706,139 @@ StreamEvent: TypeAlias = Entry | TextDelta | Gap
 
 
 def fold(entries: Iterable[Entry]) -> RunState:
-    """Return the state that entries come to."""
+    """Return the state that entries come to.
+
+    Args:
+        entries: A log from its start on.
+
+    Raises:
+        CheckpointLoadError: It was rewound to an entry that there is not.
+    """
+    entries = list(entries)
+    counting = history(entries)
     state = RunState()
-    for entry in entries:
+    if len(counting) < len(entries):
+        kept = {entry.seq for entry in counting}
+        for entry in entries:
+            if entry.seq not in kept:
+                entry.apply_undone(state)
+    for entry in counting:
         entry.apply(state)
     return state
+
+
+def history(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries that count: those that were not undone by going back.
+
+    That a run was forked cannot be undone: it stays what it is.
+
+    Args:
+        entries: A log from its start on.
+
+    Raises:
+        CheckpointLoadError: It was rewound to an entry that there is not.
+    """
+    if not any(type(entry) is Rewound for entry in entries):
+        return entries
+    path: list[Entry] = []
+    at = len(entries) - 1
+    while at >= 0:
+        entry = entries[at]
+        path.append(entry)
+        at -= 1
+        if type(entry) is Rewound:
+            if not 0 <= entry.to_seq <= at:
+                raise CheckpointLoadError(
+                    f"entry {entry.seq} ('rewound')", f"goes back to entry {entry.to_seq}"
+                )
+            # Whose run it is cannot be undone.
+            undone = reversed(entries[entry.to_seq + 1 : at + 1])
+            path.extend(each for each in undone if type(each) is Forked)
+            at = entry.to_seq
+    return path[::-1]
+
+
+def _reopen(state: RunState) -> None:
+    """Let a run that had ended or stopped go on from where it was."""
+    state.status, state.outputs, state.error, state.paused = "running", None, "", False
+    if not state.closed:
+        return
+    closed = dict(state.closed)
+    state.closed = ()
+    state.messages[:] = [
+        each
+        for each in state.messages
+        if each.role != "tool" or each.tool_use_id not in closed
+    ]
+    state.tool_calls -= len(closed)
+    state.unknown = tuple(each for each in state.unknown if each.call_id not in closed)
+    state.pending.update((call_id, begun) for call_id, begun in closed.items() if begun)
+
+
+def described(record: RunRecord, entry: StoredEntry) -> RunRecord:
+    """Return what the record of a run becomes with one more entry.
+
+    For stores, which need to know nothing else of entries. The time of writing is theirs
+    to add. An entry that cannot be read changes the length alone.
+    """
+    changes: dict[str, Any] = {"length": entry.seq + 1}
+    if entry.type in ("run_started", "forked", "run_ended"):
+        try:
+            body = from_json(entry.body)
+        except ValueError:
+            body = None
+        for name in ("agent_id", "parent_id", "status"):
+            if isinstance(body, dict) and isinstance(body.get(name), str) and body[name]:
+                changes[name] = body[name]
+    if entry.type in ("resumed", "rewound", "forked"):
+        changes["status"] = "running"
+    if entry.type == "forked":
+        changes["parent_id"] = ""
+    return replace(record, **changes)
 
 
 class RunLog:
     """The log of one run, in memory and, if it has a store, there as well.
 
     Attributes:
+        run_id: The run.
         state: The fold of the entries, kept up to date.
+        over: Whether nothing will be added any more.
     """
 
     __slots__ = (
         "_closed",
         "_delta_seq",
         "_deltas",
-        "_run_id",
-        "_store",
+        "_keeping",
+        "_problem",
         "_stored",
         "_subscriptions",
+        "_token",
         "_unsure",
         "_writing",
         "entries",
+        "over",
+        "run_id",
         "state",
     )
 
-    def __init__(self, run_id: str, store: CheckpointStore | None = None) -> None:
+    def __init__(self, run_id: str, keeping: Keeping | None = None) -> None:
         self.entries: list[Entry] = []
         self.state = RunState()
-        self._run_id = run_id
-        self._store = store
+        self.run_id = run_id
+        self.over = False
+        self._keeping = keeping
         self._stored = 0
         self._deltas = 0
         self._delta_seq = 0
         self._closed = False
-        self._unsure = False
-        if store is not None:
-            self._writing = anyio.Lock(fast_acquire=True)
         self._subscriptions: tuple[Subscription, ...] = ()
+        if keeping is not None:
+            self._unsure = False
+            self._token: int | None = None
+            self._problem: Exception | None = None
+            self._writing = anyio.Lock(fast_acquire=True)
 
     def append(self, entry: Entry) -> None:
         """Add an entry at the end; its `seq` must be the log's length."""
@@ -550,43 +854,118 @@ class RunLog:
                 subscription._wake()
 
     async def commit(self) -> None:
-        """Make every entry durable before going on; without a store, at once.
+        """Make every entry as durable as the run demands before it goes on.
+
+        Without a store, or with durability `exit`, that is nothing; with `async`, the
+        entries are written while the run goes on.
 
         Raises:
-            CheckpointSaveError: The store did not take them.
+            CheckpointError: The store did not take them, now or, with `async`, before.
         """
-        store = self._store
-        if store is None or self._stored == len(self.entries):
+        if self.must_wait():
+            await self.settle()
+
+    def must_wait(self) -> bool:
+        """Say whether the run has to wait, with `settle`, until its entries are durable.
+
+        The loop asks here first, since with `async` nearly no run has to wait.
+        """
+        keeping = self._keeping
+        if keeping is None or keeping.durability == "exit":
+            return False
+        if keeping.durability == "async":
+            keeping.keeper.write_soon(self)
+            return self._problem is not None
+        return self._stored < len(self.entries)
+
+    async def settle(self) -> None:
+        """Make every entry durable, or go on without if that is what the run does then."""
+        try:
+            await self.flush()
+        except Exception as error:
+            if self._keeping is None or not self._keeping.go_on:
+                raise
+            _LOG.warning("run %s goes on, and is not kept: %s", self.run_id, error)
+
+    async def flush(self) -> None:
+        """Make every entry durable, whatever the run demands; without a store, at once.
+
+        Raises:
+            CheckpointError: The store did not take them.
+        """
+        keeping = self._keeping
+        if keeping is None or self._stored == len(self.entries):
             return
-        async with self._writing:
-            if self._unsure:
-                await self._look_up(store)
-            fresh = [encode(entry) for entry in self.entries[self._stored :]]
-            if fresh:
-                self._unsure = True
-                await store.append(self._run_id, fresh)
-                self._stored += len(fresh)
-            self._unsure = False
+        try:
+            async with self._writing:
+                await self._write(keeping)
+        except Exception as error:
+            self._problem = error
+            raise
+        self._problem = None
+
+    async def _write(self, keeping: Keeping) -> None:
+        store = keeping.store
+        if self._token is None:
+            self._token = await store.claim(
+                self.run_id, owner=keeping.keeper.owner, lease_s=LEASE_S
+            )
+        if self._unsure:
+            await self._look_up(store)
+        fresh = [encode(entry) for entry in self.entries[self._stored :]]
+        if fresh:
+            self._unsure = True
+            await store.append(self.run_id, fresh, token=self._token)
+            self._stored += len(fresh)
+        self._unsure = False
 
     async def _look_up(self, store: CheckpointStore) -> None:
         """Find out what the store kept of a write that was cancelled or failed."""
         try:
-            kept = await store.read(self._run_id, start=self._stored)
+            kept = await store.read(self.run_id, start=self._stored)
         except CheckpointLoadError:
             return
         end = self._stored + len(kept)
         if [encode(entry) for entry in self.entries[self._stored : end]] != list(kept):
             raise CheckpointSaveError(
-                f"run {self._run_id!r}",
+                f"run {self.run_id!r}",
                 f"was written by somebody else from entry {self._stored} on",
                 "Claim a run before writing it.",
             )
         self._stored = end
 
+    async def take_up(self) -> None:
+        """Claim a run that is in the store already, and read its log.
+
+        Raises:
+            CheckpointSaveError: Somebody else carries it out.
+            CheckpointLoadError: There is no such run, or its log is damaged.
+        """
+        keeping = self._keeping
+        assert keeping is not None
+        owner = keeping.keeper.owner
+        await keeping.store.read(self.run_id, limit=1)  # else a claim would be left behind
+        self._token = await keeping.store.claim(self.run_id, owner=owner, lease_s=LEASE_S)
+        stored = await keeping.store.read(self.run_id)
+        self.entries = [decode(each) for each in stored]
+        self.state = fold(self.entries)
+        self._stored = len(self.entries)
+
+    async def hold(self, owner: str, lease_s: float) -> None:
+        """Hold the run for some seconds more, if it is claimed."""
+        if self._keeping is not None and self._token is not None:
+            await self._keeping.store.claim(self.run_id, owner=owner, lease_s=lease_s)
+
+    async def give_up(self, owner: str) -> None:
+        """Let others have the run."""
+        async with self._writing:
+            await self.hold(owner, 0)
+            self._token = None
+
     @property
     def durable(self) -> bool:
         """Whether the log has a store."""
-        return self._store is not None
+        return self._keeping is not None
 
     def publish(self, text: str) -> None:
         """Send a piece of a reply to those who listen."""
@@ -691,6 +1070,12 @@ _TYPES: dict[str, type[Entry]] = {
     each.type: each
     for each in (
         RunStarted,
+        Forked,
+        Rewound,
+        Resumed,
+        Paused,
+        Continued,
+        Steered,
         MessageAdded,
         ModelRequested,
         ModelReplied,
@@ -698,6 +1083,7 @@ _TYPES: dict[str, type[Entry]] = {
         ToolIntended,
         ToolFinished,
         ChildEnded,
+        OutcomeDecided,
         Asked,
         Answered,
         Reserved,
@@ -710,9 +1096,21 @@ _TYPES: dict[str, type[Entry]] = {
 }
 
 
+def entry_types() -> Mapping[str, type[Entry]]:
+    """Return the class of each type of entry, by the name that stores keep."""
+    return MappingProxyType(_TYPES)
+
+
 @cache
-def _adapter(entry_type: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_TYPES[entry_type])
+def _adapter(entry_type: Any) -> TypeAdapter[Any]:  # a class, which mypy cannot hash
+    return TypeAdapter(entry_type)
+
+
+@cache
+def _reader(entry_type: Any) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
+    """Return the names of a type's fields, and what reads them all at once."""
+    names = tuple(each.name for each in fields(entry_type))
+    return names, attrgetter(*names)
 
 
 def encode(entry: Entry) -> StoredEntry:
@@ -721,7 +1119,9 @@ def encode(entry: Entry) -> StoredEntry:
     Raises:
         CheckpointSaveError: It holds what JSON cannot, or what `decode` would refuse.
     """
-    values = {each.name: getattr(entry, each.name) for each in fields(entry)}
+    kind: Any = type(entry)
+    names, values_of = _reader(kind)
+    values = dict(zip(names, values_of(entry), strict=True))
     try:
         body = to_json(values, inf_nan_mode="constants", fallback=_plain)
         if len(body) > MAX_ENTRY_BYTES:
@@ -752,20 +1152,21 @@ def decode(stored: StoredEntry) -> Entry:
         CheckpointLoadError: Its type is unknown, its version newer than this release, its
             body damaged or too large.
     """
-    subject = f"entry {stored.seq} ({stored.type!r}, version {stored.version})"
-    entry_type = _TYPES.get(stored.type)
+    subject = f"entry {stored.seq} ({stored.type[:64]!r}, version {stored.version})"
+    entry_type: Any = _TYPES.get(stored.type)
     if entry_type is None:
         raise CheckpointLoadError(subject, "has an unknown type", "Update Kaizen.")
-    if stored.version != entry_type.version:
+    if stored.version > entry_type.version:
         raise CheckpointLoadError(
-            subject, f"is not of version {entry_type.version}", "Update Kaizen."
+            subject, f"is newer than version {entry_type.version}", "Update Kaizen."
         )
     if len(stored.body) > MAX_ENTRY_BYTES:
         raise CheckpointLoadError(subject, f"is larger than {MAX_ENTRY_BYTES} bytes")
+    body = stored.body
+    if stored.version != entry_type.version:
+        body = _migrated(subject, entry_type, stored)
     try:
-        entry: Entry = _adapter(stored.type).validate_json(
-            stored.body, strict=True, extra="forbid"
-        )
+        entry: Entry = _adapter(entry_type).validate_json(body, strict=True, extra="forbid")
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         places = ", ".join(".".join(map(str, item["loc"]))[:100] for item in found[:5])
@@ -775,3 +1176,26 @@ def decode(stored: StoredEntry) -> Entry:
     if entry.seq != stored.seq:
         raise CheckpointLoadError(subject, f"says that it is entry {entry.seq}")
     return entry
+
+
+def _migrated(subject: str, entry_type: type[Entry], stored: StoredEntry) -> bytes:
+    """Return the body of an older entry as this release would have written it."""
+    body = stored.body
+    try:
+        values = from_json(stored.body)
+    except ValueError:
+        raise CheckpointLoadError(subject, "is damaged: its body is not JSON") from None
+    for version in range(stored.version, entry_type.version):
+        migrate = entry_type.migrations.get(version)
+        if migrate is None or not isinstance(values, dict):
+            raise CheckpointLoadError(
+                subject, f"cannot be brought from version {version} to {version + 1}"
+            )
+        try:
+            values = migrate(values)
+            body = to_json(values)
+        except Exception as error:  # noqa: BLE001 - it was made for other values
+            raise CheckpointLoadError(
+                subject, f"does not fit version {version}: {type(error).__name__}"
+            ) from error
+    return body

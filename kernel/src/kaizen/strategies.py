@@ -40,10 +40,10 @@ class MultiCycle:
         retries = config.max_output_retries
         threshold = config.min_confidence_threshold
         added: tuple[Message, ...] = ()
-        for _ in range(self._cycles(config)):
+        for left in reversed(range(self._cycles(config))):
             result = await run.cycle(added)
             added = ()
-            if not result.done:
+            if not result.done or (left and run.steered):
                 continue
             try:
                 outputs = run.read(result.reply)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from time import monotonic, time
+from time import time
 
-from pydantic_core import from_json
-
+from kaizen.claims import Claim, held_by_another, is_run_id
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError
 from kaizen.ports import RunRecord, StoredEntry
+from kaizen.runlog import described
 
 __all__ = ["MemoryCheckpointStore"]
+
+MAX_MESSAGES = 1_000
+MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 class MemoryCheckpointStore:
@@ -20,18 +23,16 @@ class MemoryCheckpointStore:
     def __init__(self) -> None:
         self._logs: dict[str, list[StoredEntry]] = {}
         self._records: dict[str, RunRecord] = {}
-        self._claims: dict[str, tuple[str, float]] = {}
-        self._tokens: dict[str, int] = {}
+        self._claims: dict[str, Claim] = {}
+        self._messages: dict[str, list[bytes]] = {}
 
     async def append(
         self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
     ) -> None:
         """Add entries at the end of a log."""
+        _check_id(run_id, CheckpointSaveError)
         log = self._logs.get(run_id, [])
-        if token is not None and token != self._tokens.get(run_id):
-            raise CheckpointSaveError(
-                f"run {run_id!r}", "is written by another process", "Claim it again."
-            )
+        Claim.check(self._claims.get(run_id), run_id, token)
         for place, entry in enumerate(entries, start=len(log)):
             if entry.seq != place:
                 raise CheckpointSaveError(
@@ -43,27 +44,31 @@ class MemoryCheckpointStore:
             run_id=run_id, agent_id="", status="running", length=0, updated_at=0.0
         )
         for entry in entries:
-            record = _described(record, entry)
-        self._records[run_id] = replace(
-            record, length=len(log) + len(entries), updated_at=time()
-        )
+            record = described(record, entry)
+        self._records[run_id] = replace(record, updated_at=time())
 
     async def read(
         self, run_id: str, *, start: int = 0, limit: int | None = None
     ) -> Sequence[StoredEntry]:
         """Return entries in order."""
         log = self._log(run_id)
-        return tuple(log[start : None if limit is None else start + limit])
+        end = len(log) if limit is None else start + max(0, limit)
+        return tuple(log[max(0, start) : end])
 
     async def runs(
-        self, *, agent_id: str | None = None, limit: int = 100
+        self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
         """Return the runs, last updated first."""
         records = reversed(self._records.values())  # in the order of their updates
-        return [each for each in records if agent_id in (None, each.agent_id)][:limit]
+        return [
+            replace(each, owner=self._owner(each.run_id))
+            for each in records
+            if agent_id in (None, each.agent_id) and status in (None, each.status)
+        ][: max(0, limit)]
 
     async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
         """Begin a new log with the first entries of another."""
+        _check_id(new_run_id, CheckpointSaveError)
         log = self._log(run_id)
         if new_run_id in self._logs or not 0 <= length <= len(log):
             raise CheckpointSaveError(
@@ -77,19 +82,44 @@ class MemoryCheckpointStore:
 
     async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
         """Become the only writer of a run."""
-        holder, until = self._claims.get(run_id, ("", 0.0))
-        if holder != owner and until > monotonic():
-            raise CheckpointSaveError(f"run {run_id!r}", f"is held by {holder!r}")
-        self._claims[run_id] = (owner, monotonic() + lease_s)
-        self._tokens[run_id] = self._tokens.get(run_id, 0) + 1
-        return self._tokens[run_id]
+        _check_id(run_id, CheckpointSaveError)
+        claim = Claim.next(self._claims.get(run_id), run_id, owner=owner, lease_s=lease_s)
+        self._claims[run_id] = claim
+        return claim.token
 
     async def delete(self, run_id: str) -> None:
         """Forget a run."""
-        for place in (self._logs, self._records, self._claims, self._tokens):
+        _check_id(run_id, CheckpointSaveError)
+        claim = self._claims.get(run_id)
+        if claim is not None and claim.held():
+            raise held_by_another(run_id, claim)
+        for place in (self._logs, self._records, self._claims, self._messages):
             place.pop(run_id, None)
 
+    async def send(self, run_id: str, message: bytes) -> None:
+        """Leave a message for whoever carries out a run."""
+        _check_id(run_id, CheckpointSaveError)
+        waiting = self._messages.setdefault(run_id, [])
+        if len(message) > MAX_MESSAGE_BYTES or len(waiting) >= MAX_MESSAGES:
+            raise CheckpointSaveError(
+                f"a message for run {run_id!r}", "is too large, or one too many"
+            )
+        waiting.append(message)
+
+    async def receive(self, run_ids: Sequence[str]) -> Sequence[tuple[str, bytes]]:
+        """Take the messages that were left for some runs."""
+        return [
+            (run_id, message)
+            for run_id in run_ids
+            for message in self._messages.pop(run_id, ())
+        ]
+
+    def _owner(self, run_id: str) -> str:
+        claim = self._claims.get(run_id)
+        return claim.owner if claim is not None and claim.held() else ""
+
     def _log(self, run_id: str) -> list[StoredEntry]:
+        _check_id(run_id, CheckpointLoadError)
         try:
             return self._logs[run_id]
         except KeyError:
@@ -98,10 +128,6 @@ class MemoryCheckpointStore:
             ) from None
 
 
-def _described(record: RunRecord, entry: StoredEntry) -> RunRecord:
-    """Return what an entry adds to what is known of its run."""
-    if entry.type == "run_started":
-        return replace(record, agent_id=from_json(entry.body)["agent_id"])
-    if entry.type == "run_ended":
-        return replace(record, status=from_json(entry.body)["status"])
-    return record
+def _check_id(run_id: str, error: type[CheckpointLoadError | CheckpointSaveError]) -> None:
+    if not is_run_id(run_id):
+        raise error(f"run {run_id[:200]!r}", "has an id that no run has")
