@@ -224,7 +224,8 @@ class CheckpointStore(Protocol):
 
         Args:
             run_id: The run; its first append creates the log.
-            entries: Consecutive entries; the first follows the last one stored.
+            entries: Consecutive entries; the first follows the last one stored. None at
+                all change nothing.
             token: The fencing token of the claim under which the writer acts. Without one,
                 only a run that nobody holds can be written.
 
@@ -241,6 +242,10 @@ class CheckpointStore(Protocol):
 
         An append under way elsewhere is seen whole or not at all.
 
+        Args:
+            start: The first entry wanted; there may be none.
+            limit: Most entries; below one, none.
+
         Raises:
             CheckpointLoadError: The run is unknown or its log is damaged.
         """
@@ -254,7 +259,7 @@ class CheckpointStore(Protocol):
         Args:
             agent_id: Only those of one agent.
             status: Only those of one status; `running` for those that have not ended.
-            limit: Most records.
+            limit: Most records; below one, none.
         """
         ...
 
@@ -310,7 +315,8 @@ class CheckpointStore(Protocol):
         Cheap where there are none, since it is asked a few times a second.
 
         Returns:
-            Pairs of a run's id and a message. Each message is given once.
+            Pairs of a run's id and a message. Each message is given once; if the call is
+            cancelled, its messages wait for the next one.
         """
         ...
 

@@ -285,7 +285,8 @@ class Rewound(Entry):
     """The run went back to an earlier entry: what came after it is undone.
 
     Nothing is erased. The state is that after entry `to_seq`, but for what cannot be
-    undone: what was consumed, and which ids were given to calls.
+    undone: what was consumed, and which ids were given to calls. Written while nobody
+    carries out the run, since it counts only when the log is read again.
 
     Attributes:
         to_seq: The last entry that counts.
@@ -1194,7 +1195,7 @@ def _migrated(subject: str, entry_type: type[Entry], stored: StoredEntry) -> byt
         try:
             values = migrate(values)
             body = to_json(values)
-        except Exception as error:  # noqa: BLE001 - it was made for other values
+        except Exception as error:
             raise CheckpointLoadError(
                 subject, f"does not fit version {version}: {type(error).__name__}"
             ) from error
