@@ -397,6 +397,10 @@ async def tool_call(call: ToolCall) -> ToolResult:
             tool.invoke(arguments, context), spec.timeout_s, plan.new_scope
         )
         content = _as_text(value, spec.max_output_chars)
+    except AgentInterrupted as error:
+        if run.interrupted is not None:  # a run inside the tool was stopped with this one
+            raise
+        result = _failure(call, error, (perf_counter() - started) * 1_000)
     except OutcomeUnknownError as error:
         if error.calls:  # of a run inside the tool: somebody has to decide
             raise
@@ -481,6 +485,14 @@ async def call_tool(
         if isinstance(error, OutcomeUnknownError) and error.calls:
             _close(run, call_id, name, cycle)
             raise
+    except AgentInterrupted as error:
+        begun = call_id in run.state.pending
+        result = _close(run, call_id, name, cycle)
+        if run.interrupted is None:
+            raise
+        if begun and cycle:
+            return result  # the rest of the turn is not stopped by that
+        raise AgentInterrupted(run.interrupted, run.id) from error
     except BaseException:
         _close(run, call_id, name, cycle)
         raise
@@ -838,13 +850,14 @@ def _unfinished(run: Run, call_id: str, name: str) -> ToolResult:
     return replace(_refusal(call_id, name, unknown), outcome="unknown")
 
 
-def _close(run: Run, call_id: str, name: str, cycle: int) -> None:
-    """Give a call that was stopped a result, so that the history is valid.
+def _close(run: Run, call_id: str, name: str, cycle: int) -> ToolResult:
+    """Give a call that was stopped a result, so that the history is valid; return it.
 
     Should the run go on, the call is open again, unless it is known what it did.
     """
     result = _unfinished(run, call_id, name)
     _finished(run, result, cycle, closing=result.outcome != "known")
+    return result
 
 
 def _finished(run: Run, result: ToolResult, cycle: int, *, closing: bool = False) -> None:
@@ -971,13 +984,12 @@ async def _failed(run: Run, error: BaseException) -> None:
 def _with_account(run: Run, reason: InterruptReason) -> InterruptReason:
     """Return a reason that also says what was spent, and where the run can go on."""
     added: dict[str, Any] = {}
-    if run.state.marks:
-        added["checkpoint_id"] = run.state.marks[-1].mark_id
     if run.state.cost_usd is not None:
         added["budget_spent_usd"] = run.state.cost_usd
-    if not added:
-        return reason
-    return replace(reason, metadata={**reason.metadata, **added})
+    added |= reason.metadata  # who stopped it may know of more than this run
+    if run.state.marks:
+        added["checkpoint_id"] = run.state.marks[-1].mark_id
+    return reason if added == reason.metadata else replace(reason, metadata=added)
 
 
 async def _tell_of_stop(

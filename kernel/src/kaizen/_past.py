@@ -13,7 +13,14 @@ from collections.abc import Iterable
 from kaizen.errors import RunError
 from kaizen.messages import ModelReply
 from kaizen.operations import CycleResult
-from kaizen.runlog import Entry, MessageAdded, ModelReplied, ToolFinished, ToolIntended
+from kaizen.runlog import (
+    Entry,
+    MessageAdded,
+    ModelReplied,
+    ModelRequested,
+    ToolFinished,
+    ToolIntended,
+)
 from kaizen.tools import ToolResult
 
 __all__ = ["Past"]
@@ -40,10 +47,11 @@ class Past:
             self._read(entry)
 
     def _read(self, entry: Entry) -> None:
+        if isinstance(entry, MessageAdded | ModelRequested | ModelReplied):
+            self.last = max(self.last, entry.cycle)
         match entry:
             case ModelReplied():
                 self._replies[entry.cycle] = _reply(entry)
-                self.last = max(self.last, entry.cycle)
             case MessageAdded(steer_id=""):
                 self._added[entry.cycle] = self._added.get(entry.cycle, 0) + 1
             case MessageAdded():

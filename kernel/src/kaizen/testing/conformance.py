@@ -609,6 +609,8 @@ class CheckpointStoreConformance:
         await store.append("run", [_started("run", "alice"), *_entries(1, 1)])
         await store.fork("run", length=2, new_run_id="branch")
         await store.fork("branch", length=1, new_run_id="twig")
+        same = Forked(seq=1, at=0.0, run_id="twig", agent_id="", parent_run_id="branch")
+        await store.append("twig", [encode(same)])
         listed = [each.run_id for each in await store.runs(agent_id="alice")]
         assert sorted(listed) == ["branch", "run", "twig"]
 

@@ -1,0 +1,98 @@
+"""The sender's side: asks something of a run wherever it is carried out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kaizen.interrupts import InterruptMode
+
+if TYPE_CHECKING:
+    from kaizen.ports import CheckpointStore
+
+    from kaizen_interrupts._commands import Command
+
+__all__ = ["RunControl"]
+
+
+class RunControl:
+    """Pauses, steers and stops runs that another process carries out, through their store.
+
+    A command is left in the store. The process that carries out the run takes it within its
+    `poll_interval`, if it has the plugin; until then, and while nobody carries the run out,
+    it waits there. Nothing comes back: what became of it stands in the log of the run.
+
+    Args:
+        store: The store that keeps the runs.
+        by: Who asks, for the log; at most 100 characters.
+    """
+
+    def __init__(self, store: CheckpointStore, *, by: str = "") -> None:
+        self._store = store
+        self._by = by
+
+    async def pause(self, run_id: str) -> None:
+        """Let a run, and every run inside it, wait before its next step.
+
+        Raises:
+            CheckpointSaveError: The store does not take the command.
+        """
+        from kaizen_interrupts._commands import PauseCommand
+
+        await self._send(run_id, PauseCommand(by=self._by))
+
+    async def resume(self, run_id: str) -> None:
+        """Let a run that is paused go on. For one that has ended, see `BaseAgent.resume`.
+
+        Raises:
+            CheckpointSaveError: The store does not take the command.
+        """
+        from kaizen_interrupts._commands import ResumeCommand
+
+        await self._send(run_id, ResumeCommand(by=self._by))
+
+    async def steer(self, run_id: str, text: str) -> None:
+        """Give the model of a run a message, before it is asked next.
+
+        Raises:
+            ValueError: It is empty or longer than 100,000 characters.
+            CheckpointSaveError: The store does not take the command.
+        """
+        from kaizen_interrupts._commands import SteerCommand
+
+        plain = text.encode("utf-8", "replace").decode()
+        await self._send(run_id, SteerCommand(text=plain, by=self._by))
+
+    async def interrupt(
+        self,
+        run_id: str,
+        *,
+        mode: InterruptMode = InterruptMode.GRACEFUL,
+        message: str = "",
+    ) -> None:
+        """Stop a run, and every run inside it, so that it can be resumed.
+
+        Args:
+            run_id: The run.
+            mode: Whether the turn under way may come to its end.
+            message: Why, at most 1,000 characters.
+
+        Raises:
+            CheckpointSaveError: The store does not take the command.
+        """
+        from kaizen_interrupts._commands import InterruptCommand
+
+        command = InterruptCommand(mode=mode, message=message, by=self._by)
+        await self._send(run_id, command)
+
+    async def cancel(self, run_id: str, *, message: str = "") -> None:
+        """Stop a run, and every run inside it, at once and for good.
+
+        Raises:
+            CheckpointSaveError: The store does not take the command.
+        """
+        from kaizen_interrupts._commands import CancelCommand
+
+        await self._send(run_id, CancelCommand(message=message, by=self._by))
+
+    async def _send(self, run_id: str, command: Command) -> None:
+        await self._store.send(run_id, command.model_dump_json().encode())
