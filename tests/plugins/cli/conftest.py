@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import kaizen_cli
 import pytest
+from kaizen.claims import new_owner
+
+if TYPE_CHECKING:
+    from kaizen import StoredEntry
+    from kaizen.testing import MemoryCheckpointStore
 
 SAMPLES = Path(__file__).parent / "samples"
 DEADLINE_S = 30.0
@@ -26,6 +35,33 @@ SAMPLE = (
     *("--plugin", "sample_plugins:SampleTools"),
     *("--plugin", "sample_plugins:SampleModel"),
 )
+KEPT = ("--plugin", "sample_stores:Store")
+MAILER = '''
+from pathlib import Path
+
+from kaizen import BaseAgent, current_run, tool
+
+
+@tool(danger="medium")
+async def send_mail(to: str) -> str:
+    """Send a mail."""
+    with Path("sent.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{to}\\n")
+    run = current_run()
+    await run.checkpoint("mail is out")
+    if Path("stop").exists():
+        run.interrupt()
+    return "sent"
+
+
+agent = BaseAgent(
+    {"llm_provider": "sample"},
+    "text -> answer",
+    tools=[send_mail],
+    grants=["send_mail"],
+    name="mailer",
+)
+'''
 _ON_TERMINAL = (
     "import fcntl, os, sys, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
@@ -147,6 +183,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     monkeypatch.chdir(work)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("KAIZEN_PLUGINS", "cli")
     monkeypatch.setenv("PYTHONPATH", str(SAMPLES))
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -170,6 +207,74 @@ def kaizen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def sample() -> tuple[str, ...]:
     """The options that enable the sample plugins: two for the tools, two for the model."""
     return SAMPLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Runs in the store of a sample plugin, which the command line keeps by default."""
+
+    kaizen: Cli
+    store: MemoryCheckpointStore
+
+    def __call__(self, *arguments: str | Path) -> Outcome:
+        return self.kaizen(*SAMPLE, *KEPT, *arguments)
+
+    def typed(self, command: str) -> Outcome:
+        """Carry out a command as it was shown; it names the plugins itself."""
+        program, *arguments = shlex.split(command)
+        assert program == "kaizen"
+        return self.kaizen(*arguments)
+
+    def mailed(self, text: str = "Hello") -> str:
+        """Run the agent that sends a mail, and return the id of its run."""
+        done = self("run", "mailer.py", f"text={text}", "--json")
+        assert done.code == 0, done.err
+        run_id: str = done.json["run_id"]
+        return run_id
+
+    def cut(self, run_id: str, after: str, *, new_run_id: str = "cafe0001") -> str:
+        """Leave what a process would that died right after an entry of some type."""
+        entries = anyio.run(self.store.read, run_id)
+        length = next(each.seq for each in entries if each.type == after) + 1
+        fork = partial(self.store.fork, length=length, new_run_id=new_run_id)
+        anyio.run(fork, run_id)
+        return new_run_id
+
+    def cut_short(self, run_id: str, after: str) -> None:
+        """Let a run itself be what a process left that died right after some entry."""
+        log = self.store._logs[run_id]
+        length = next(each.seq for each in log if each.type == after) + 1
+        record = self.store._records[run_id]
+        self.store._logs[run_id] = log[:length]
+        self.store._records[run_id] = replace(record, status="running", length=length)
+
+    def hold(self, run_id: str) -> str:
+        """Carry out a run, as far as others can see."""
+        owner = new_owner()
+        anyio.run(partial(self.store.claim, owner=owner, lease_s=60.0), run_id)
+        return owner.partition(":")[0]
+
+    def let_go(self, run_id: str) -> None:
+        """End every claim on a run."""
+        self.store._claims.pop(run_id)
+
+    def write(self, run_id: str, *entries: StoredEntry) -> None:
+        """Add entries to a log."""
+        anyio.run(self.store.append, run_id, entries)
+
+    def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        shown = self("runs", "list", "--json", *arguments)
+        assert shown.code == 0, shown.err
+        found: list[dict[str, Any]] = shown.json
+        return found
+
+
+@pytest.fixture
+def runs(kaizen: Cli) -> Kept:
+    """Runs that are kept, and an agent in `mailer.py` that has an effect."""
+    Path("mailer.py").write_text(MAILER, encoding="utf-8")
+    store = importlib.import_module("sample_stores").STORE
+    return Kept(kaizen=kaizen, store=store)
 
 
 @pytest.fixture

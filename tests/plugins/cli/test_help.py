@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Cli
 
-COMMANDS = ["ask", "run", "chat", "plugins", "new", "trust"]
+COMMANDS = ["ask", "run", "chat", "runs", "plugins", "new", "trust"]
 HEAVY = {"asyncio", "anyio", "httpx", "kaizen", "pluggy", "pydantic", "rich", "tomllib"}
 
 
@@ -56,7 +56,10 @@ def test_the_version_is_shown(kaizen: Cli) -> None:
     assert shown.out.startswith("kaizen 0.")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ask", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["ask", "--help"], ["runs", "resume", "--help"]],
+)
 def test_help_imports_neither_the_kernel_nor_anything_heavy(arguments: list[str]) -> None:
     found = imported_by("-m", "kaizen_cli", *arguments)
 
@@ -73,7 +76,12 @@ def test_the_kernel_loads_this_plugin_without_a_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [(["aks"], "ask"), (["plugins", "lst"], "list"), (["new", "pugin"], "plugin")],
+    [
+        (["aks"], "ask"),
+        (["runs", "lst"], "list"),
+        (["plugins", "lst"], "list"),
+        (["new", "pugin"], "plugin"),
+    ],
 )
 def test_a_misspelt_command_is_answered_with_what_was_meant(
     kaizen: Cli, typed: list[str], meant: str
@@ -99,6 +107,9 @@ def test_an_unknown_option_is_a_usage_error(kaizen: Cli) -> None:
         ("ask", "QUESTION"),
         ("run", "TARGET"),
         ("plugins show", "NAME"),
+        ("runs show", "RUN"),
+        ("runs resume", "RUN"),
+        ("runs rewind", "CHECKPOINT"),
         ("new plugin", "NAME"),
         ("new agent", "NAME"),
     ],

@@ -7,22 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from kaizen.agent import BaseAgent
-from kaizen.errors import AgentInterrupted, ConfigurationError, UnknownNameError
+from kaizen.agent import BaseAgent, RunStream
+from kaizen.errors import ConfigurationError, UnknownNameError
 from kaizen.kernel import Kernel
 from kaizen.operations import Result
 from kaizen.signatures import InputField, OutputField, Signature
 from pydantic import BaseModel, Field
 
 from kaizen_cli._account import account, summary
-from kaizen_cli._following import INTERRUPTED, follow, progress_for
+from kaizen_cli._following import INTERRUPTED, follow, progress_for, stopped
 from kaizen_cli._options import Options
-from kaizen_cli._session import own_settings, provider_config, session
+from kaizen_cli._recorded import Recorded
+from kaizen_cli._session import Keep, own_settings, provider_config, session
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import shortened
 
-__all__ = ["FILE_TOOLS", "Ask", "Source", "ask", "file_tools_missing"]
+__all__ = [
+    "FILE_TOOLS",
+    "Ask",
+    "Source",
+    "ask",
+    "ask_agent",
+    "file_tools_missing",
+    "give_answer",
+]
 
 FILE_TOOLS = ("list_directory", "search_files", "grep", "read_file")
 _MAX_QUOTE = 300
@@ -59,36 +68,56 @@ def ask(
     model: str,
     verbose: bool,
     as_json: bool,
+    no_keep: bool,
 ) -> int:
     """Answer a question from files and print it; return the exit code."""
     terminal = Terminal(options)
+    recorded = Recorded.of_now("ask", paths, options, provider=provider, model=model)
 
     async def main() -> int:
-        async with session(options, terminal, roots=paths or [Path()]) as kernel:
-            config = {
-                "max_cycles": own_settings(kernel).max_cycles,
-                **provider_config(kernel, provider, model),
-            }
-            agent = BaseAgent(config, Ask, tools=FILE_TOOLS, kernel=kernel, name="ask")
-            try:
-                result = await _answer(agent, kernel, question, terminal, verbose=verbose)
-            except AgentInterrupted as error:
-                terminal.note(f"Interrupted, no answer. Run {error.run_id}", style="")
-                return INTERRUPTED
-            _show(terminal, question, result, as_json=as_json)
-            return 0
+        keep: Keep = "never" if no_keep else "default"
+        roots = paths or [Path()]
+        async with session(options, terminal, roots=roots, keep=keep) as kernel:
+            agent = ask_agent(kernel, provider, model).bind(metadata=recorded.metadata)
+            return await give_answer(
+                agent.stream(question=question),
+                terminal,
+                recorded,
+                verbose=verbose,
+                as_json=as_json,
+            )
 
     return anyio.run(main)
 
 
-async def _answer(
-    agent: BaseAgent, kernel: Kernel, question: str, terminal: Terminal, *, verbose: bool
-) -> Result:
+def ask_agent(kernel: Kernel, provider: str | None, model: str) -> BaseAgent:
+    """Return the agent that answers from files."""
+    config = {
+        "max_cycles": own_settings(kernel).max_cycles,
+        **provider_config(kernel, provider, model),
+    }
+    return BaseAgent(config, Ask, tools=FILE_TOOLS, kernel=kernel, name="ask")
+
+
+async def give_answer(
+    stream: RunStream,
+    terminal: Terminal,
+    recorded: Recorded,
+    *,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Carry out a run of the agent, and print its answer; return the exit code."""
     progress = progress_for(terminal, verbose=verbose)
     try:
-        return await follow(agent, {"question": question}, terminal, progress)
+        run = await follow(stream, terminal, progress, recorded)
     except UnknownNameError as error:
         raise file_tools_missing(error) or error from None
+    if run.result is None:
+        terminal.note(stopped(run, recorded, without="answer"), style="")
+        return INTERRUPTED
+    _show(terminal, run.inputs["question"], run.result, as_json=as_json)
+    return 0
 
 
 def file_tools_missing(error: UnknownNameError) -> ConfigurationError | None:

@@ -10,7 +10,6 @@ from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from kaizen.agent import BaseAgent
@@ -23,11 +22,12 @@ from kaizen.signatures import InputField, OutputField, Signature
 from kaizen_cli._ask import FILE_TOOLS, file_tools_missing
 from kaizen_cli._following import INTERRUPTED, interrupt, progress_for
 from kaizen_cli._options import Options
-from kaizen_cli._session import own_settings, provider_config, session
+from kaizen_cli._recorded import Recorded
+from kaizen_cli._session import Keep, own_settings, provider_config, session
 from kaizen_cli._terminal import Flow, Terminal
 from kaizen_cli._text import shortened
 
-__all__ = ["Chat", "chat"]
+__all__ = ["Chat", "chat", "chat_agent"]
 
 PROMPT = "> "
 MAX_MESSAGE = 1_000_000
@@ -47,28 +47,42 @@ class Chat(Signature):
 
 
 def chat(
-    options: Options, *, paths: Sequence[Path], provider: str | None, model: str
+    options: Options,
+    *,
+    paths: Sequence[Path],
+    provider: str | None,
+    model: str,
+    no_keep: bool,
 ) -> int:
     """Hold a conversation until the user leaves; return the exit code."""
     terminal = Terminal(options)
     with start_blocking_portal() as portal:
-        started = session(options, terminal, roots=paths)
+        keep: Keep = "never" if no_keep else "default"
+        started = session(options, terminal, roots=paths, keep=keep)
         with portal.wrap_async_context_manager(started) as kernel:
-            settings = own_settings(kernel)
-            config = {
-                "max_cycles": settings.max_cycles,
-                **provider_config(kernel, provider, model),
-            }
-            tools = FILE_TOOLS if paths else ()
-            agent = portal.call(_agent, config, tools, kernel)
+            recorded = Recorded.of_now(
+                "chat", paths, options, provider=provider, model=model
+            )
+            agent = portal.call(chat_agent, kernel, paths, provider, model)
             conversation = _Conversation(
-                portal, agent, terminal, max_history=settings.max_history
+                portal,
+                agent.bind(metadata=recorded.metadata),
+                terminal,
+                max_history=own_settings(kernel).max_history,
             )
             with conversation.listening():
                 return conversation.hold()
 
 
-def _agent(config: dict[str, Any], tools: Sequence[str], kernel: Kernel) -> BaseAgent:
+def chat_agent(
+    kernel: Kernel, paths: Sequence[Path], provider: str | None, model: str
+) -> BaseAgent:
+    """Return the agent that talks; it has the file tools if there are paths to read."""
+    config = {
+        "max_cycles": own_settings(kernel).max_cycles,
+        **provider_config(kernel, provider, model),
+    }
+    tools = FILE_TOOLS if paths else ()
     return BaseAgent(config, Chat, tools=tools, kernel=kernel, name="chat")
 
 

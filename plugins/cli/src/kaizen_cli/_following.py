@@ -12,64 +12,108 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from anyio.abc import TaskStatus
-from kaizen.agent import BaseAgent
+from kaizen.agent import RunStream
+from kaizen.errors import AgentInterrupted
 from kaizen.interrupts import (
     InterruptMode,
     InterruptReason,
     InterruptSignal,
     InterruptSource,
 )
-from kaizen.operations import Result
 from kaizen.run import Run
 from kaizen.runlog import (
+    Continued,
     ModelRequested,
+    Paused,
+    Steered,
     StreamEvent,
     TextDelta,
     ToolFinished,
     ToolIntended,
 )
 
+from kaizen_cli._recorded import Recorded
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import shortened
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-__all__ = ["Lines", "Progress", "Spinner", "follow", "interrupt", "progress_for"]
+__all__ = [
+    "Lines",
+    "Progress",
+    "Spinner",
+    "follow",
+    "interrupt",
+    "progress_for",
+    "stopped",
+]
 
 INTERRUPTED = 130
+_CTRL_C = "Ctrl+C"
 _STOPPING = "Stopping after this turn. Ctrl+C again stops at once."
 _MAX_STEP = 200
 _MAX_VALUE = 60
 
 
 async def follow(
-    agent: BaseAgent,
-    inputs: Mapping[str, Any],
+    stream: RunStream,
     terminal: Terminal,
     progress: Progress,
+    recorded: Recorded,
     on_text: Callable[[str], None] | None = None,
-) -> Result:
-    """Run an agent, show what it does, and let Ctrl+C stop it in good order.
+) -> Run:
+    """Carry out a run, show what it does, and let Ctrl+C stop it in good order.
+
+    Of a run that goes on, only what is new is shown.
 
     Args:
-        agent: The agent.
-        inputs: Its inputs.
+        stream: The run that begins, or goes on.
         terminal: Where the user is told of a stop.
         progress: What shows each step.
+        recorded: How the run was started, so that an error can say how it goes on.
         on_text: What is told each piece of a reply.
+
+    Returns:
+        The run, which has a result unless it was interrupted.
     """
     with progress:
-        async with (
-            _interruptible(terminal, progress) as interrupts,
-            agent.stream(**inputs) as run,
-        ):
+        async with _interruptible(terminal, progress) as interrupts, stream as run:
             interrupts.run = run
-            async for event in run:
-                progress.show(event)
-                if on_text is not None and isinstance(event, TextDelta):
-                    on_text(event.text)
-            return await run.wait()
+            begin = len(run.log.entries)
+            try:
+                async for event in run:
+                    if event.position < (begin, 0):
+                        continue
+                    progress.show(event)
+                    if on_text is not None and isinstance(event, TextDelta):
+                        on_text(event.text)
+                await run.wait()
+            except AgentInterrupted:
+                return run
+            except Exception as error:
+                if run.log.durable:
+                    error.add_note(f"Go on with: {recorded.resume(run.id)}")
+                raise
+            return run
+
+
+def stopped(run: Run, recorded: Recorded, *, without: str) -> str:
+    """Say that a run was interrupted, and how it goes on.
+
+    Args:
+        run: The run.
+        recorded: How it was started.
+        without: What it did not give.
+    """
+    why = run.interrupted.message if run.interrupted else ""
+    known = ("", _CTRL_C, InterruptReason().message)
+    told = "" if why in known else f" ({shortened(why, _MAX_STEP)})"
+    if run.cancelled:
+        return f"Cancelled{told}, no {without}. Run {run.id}"
+    if not run.log.durable:
+        return f"Interrupted{told}, no {without}. Run {run.id}"
+    return f"Interrupted{told}. Go on with: {recorded.resume(run.id)}"
 
 
 class Progress:
@@ -135,7 +179,7 @@ class Spinner(Progress):
         elif isinstance(event, ToolFinished):
             self._calls.pop(event.call_id, None)
             self._update(next(reversed(self._calls.values()), "thinking"))
-        elif isinstance(event, ModelRequested):
+        elif isinstance(event, ModelRequested | Paused | Continued):
             self._update(described(event))
 
     def _update(self, step: str) -> None:
@@ -167,9 +211,19 @@ def described(event: StreamEvent) -> str:
         return shortened(f"turn {event.cycle}: asking {event.provider}{model}", _MAX_STEP)
     if isinstance(event, ToolIntended):
         return shortened(f"{event.name} {_arguments(event.arguments)}", _MAX_STEP)
+    if isinstance(event, Paused):
+        return shortened(f"paused{_by(event.by)}", _MAX_STEP)
+    if isinstance(event, Continued):
+        return shortened(f"goes on{_by(event.by)}", _MAX_STEP)
+    if isinstance(event, Steered):
+        return shortened(f"to be read by the model: {event.message.text}", _MAX_STEP)
     if isinstance(event, ToolFinished) and not event.success:
         return shortened(f"{event.name} failed: {event.content}", _MAX_STEP)
     return ""
+
+
+def _by(who: str) -> str:
+    return f" by {who}" if who else ""
 
 
 def _arguments(arguments: Mapping[str, Any]) -> str:
@@ -188,7 +242,7 @@ def interrupt(run: Run, *, immediate: bool) -> None:
         InterruptReason(
             source=InterruptSource.USER,
             mode=mode,
-            message="Ctrl+C",
+            message=_CTRL_C,
             signal=InterruptSignal.USER_REQUESTED,
         )
     )

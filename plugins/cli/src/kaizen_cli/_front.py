@@ -24,6 +24,7 @@ Examples:
   kaizen ask "When does the harbour open?" docs notes.txt
   kaizen run agent.py question="What is a kernel?"
   kaizen chat --provider openai --model gpt-4o-mini
+  kaizen runs list
   kaizen plugins list
   kaizen new plugin weather
 """
@@ -129,7 +130,9 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def keep(context: click.Context, _: click.Parameter, value: Any) -> None:
         if value:
             options = context.ensure_object(Options)
-            setattr(options, name, [*value] if isinstance(value, tuple) else value)
+            if isinstance(value, tuple):  # some may stand before the name, some behind
+                value = [*getattr(options, name), *value]
+            setattr(options, name, value)
 
     return keep
 
@@ -203,6 +206,9 @@ model_option = click.option(
     "--model", "-m", default="", metavar="NAME", help="Which of the provider's models."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+no_keep_option = click.option(
+    "--no-keep", is_flag=True, help="Do not keep the run; `kaizen runs` will not know it."
+)
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 92}
 
 
@@ -247,6 +253,7 @@ Examples:
 @model_option
 @click.option("--verbose", "-v", is_flag=True, help="Print each step to standard error.")
 @json_option
+@no_keep_option
 @common()
 @click.pass_obj
 def ask(options: Options, /, **given: Any) -> int:
@@ -284,6 +291,7 @@ Examples:
 @click.option("--stream", is_flag=True, help="Print the text while it is written.")
 @click.option("--verbose", "-v", is_flag=True, help="Print each step to standard error.")
 @json_option
+@no_keep_option
 @common()
 @click.pass_obj
 def run(options: Options, /, **given: Any) -> int:
@@ -305,6 +313,7 @@ def run(options: Options, /, **given: Any) -> int:
 @click.argument("paths", nargs=-1, type=_EXISTING)
 @provider_option
 @model_option
+@no_keep_option
 @common()
 @click.pass_obj
 def chat(options: Options, /, **given: Any) -> int:
@@ -316,6 +325,231 @@ def chat(options: Options, /, **given: Any) -> int:
     from kaizen_cli import _chat
 
     return _chat.chat(options, **given)
+
+
+@front.group(
+    cls=Section,
+    epilog="""\b
+Examples:
+  kaizen runs list --status crashed
+  kaizen runs show 3f2a
+  kaizen runs resume 3f2a agent.py
+  kaizen runs fork 3f2a:14
+  kaizen runs prune --older-than 30d
+""",
+)
+@common()
+def runs() -> None:
+    """See the runs that were kept, let them go on, and steer those under way.
+
+    RUN is the id of a run, or the beginning of one; CHECKPOINT is RUN:POSITION, as
+    `kaizen runs show` lists them.
+    """
+
+
+_STATUSES = (
+    *("running", "paused", "waiting", "crashed", "ready"),
+    *("completed", "failed", "interrupted", "cancelled", "damaged"),
+)
+
+
+@runs.command("list")
+@click.option("--agent", metavar="ID", help="Only runs of one agent.")
+@click.option(
+    "--status",
+    type=click.Choice(_STATUSES),
+    metavar="STATUS",
+    help=f"Only runs of one status: {', '.join(_STATUSES)}.",
+)
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(min=1),
+    default=20,
+    metavar="N",
+    help="Show the newest N; by default 20.",
+)
+@click.option("--all", "with_children", is_flag=True, help="Also those inside other runs.")
+@json_option
+@common()
+@click.pass_obj
+def list_runs(options: Options, /, **given: Any) -> int:
+    """List the runs, newest first.
+
+    A run that is `running` is carried out right now; a `crashed` one has not ended, and
+    nobody carries it out; one that is `ready` was forked or rewound and has not gone on;
+    one that is `waiting` needs an answer, or a decision about a tool call.
+    """
+    from kaizen_cli import _runs
+
+    return _runs.list_all(options, **given)
+
+
+@runs.command("show")
+@click.argument("run")
+@click.option("--log", "with_log", is_flag=True, help="Show every entry of its log.")
+@json_option
+@common()
+@click.pass_obj
+def show_run(options: Options, /, **given: Any) -> int:
+    """Show what a run did, what it took, and how it can go on."""
+    from kaizen_cli import _runs
+
+    return _runs.show(options, **given)
+
+
+@runs.command(
+    "resume",
+    epilog="""\b
+Examples:
+  kaizen runs resume 3f2a agent.py
+  kaizen runs resume 3f2a agent.py --decision call_7=done
+  kaizen runs resume 91bc docs notes.txt      (a run of `kaizen ask`)
+""",
+)
+@click.argument("run")
+@click.argument("given", nargs=-1, metavar="[TARGET]")
+@click.option(
+    "--decision",
+    "-d",
+    "decisions",
+    multiple=True,
+    metavar="[CALL=]WORD",
+    help="What became of a tool call that was cut off: `repeat` if it did nothing, `done` "
+    "if it did its work, `skip` to go on without it. Without CALL it is said of all.",
+)
+@provider_option
+@model_option
+@click.option("--verbose", "-v", is_flag=True, help="Print each step to standard error.")
+@json_option
+@common()
+@click.pass_obj
+def resume_run(options: Options, /, **given: Any) -> int:
+    """Let a run go on that was interrupted, failed or crashed.
+
+    It does nothing twice that is on record. TARGET is what `kaizen run` takes; it has to be
+    typed, since nothing is imported because a record says so. A run of `kaizen ask` or
+    `kaizen chat` takes the paths that it may read instead.
+    """
+    from kaizen_cli import _resume
+
+    return _resume.resume(options, **given)
+
+
+_yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+@runs.command("fork")
+@click.argument("checkpoint")
+@json_option
+@common()
+@click.pass_obj
+def fork_run(options: Options, /, **given: Any) -> int:
+    """Begin a run that shares the past of another, up to a checkpoint or its end."""
+    from kaizen_cli import _changes
+
+    return _changes.fork_run(options, **given)
+
+
+@runs.command("rewind")
+@click.argument("checkpoint")
+@_yes_option
+@json_option
+@common()
+@click.pass_obj
+def rewind_run(options: Options, /, **given: Any) -> int:
+    """Let a run go back to a checkpoint; its log keeps what it did since."""
+    from kaizen_cli import _changes
+
+    return _changes.rewind_run(options, **given)
+
+
+@runs.command("prune")
+@click.option("--older-than", metavar="TIME", help="Such as 12h, 30d or 8w.")
+@click.option(
+    "--keep", type=click.IntRange(min=0), metavar="N", help="Keep the newest N whatever."
+)
+@click.option(
+    "--unfinished", is_flag=True, help="Also runs that could go on: crashed, interrupted."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@_yes_option
+@json_option
+@common()
+@click.pass_obj
+def prune_runs(options: Options, /, **given: Any) -> int:
+    """Delete old runs, for good.
+
+    Runs that are carried out stay, and so do those that could go on.
+    """
+    from kaizen_cli import _changes
+
+    return _changes.prune(options, **given)
+
+
+@runs.command("export")
+@click.argument("run")
+@click.option("--output", "-o", type=_FILE, metavar="FILE", help="Write to a file.")
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@common()
+@click.pass_obj
+def export_run(options: Options, /, **given: Any) -> int:
+    """Write the log of a run as JSON, one entry a line."""
+    from kaizen_cli import _runs
+
+    return _runs.export(options, **given)
+
+
+@runs.command("pause")
+@click.argument("run")
+@json_option
+@common()
+@click.pass_obj
+def pause_run(options: Options, run: str, as_json: bool) -> int:
+    """Let a run under way wait before its next step."""
+    from kaizen_cli import _control
+
+    return _control.tell(options, run, {"command": "pause"}, as_json=as_json)
+
+
+@runs.command("continue")
+@click.argument("run")
+@json_option
+@common()
+@click.pass_obj
+def continue_run(options: Options, run: str, as_json: bool) -> int:
+    """Let a paused run go on."""
+    from kaizen_cli import _control
+
+    return _control.tell(options, run, {"command": "resume"}, as_json=as_json)
+
+
+@runs.command("steer")
+@click.argument("run")
+@click.argument("text")
+@json_option
+@common()
+@click.pass_obj
+def steer_run(options: Options, run: str, text: str, as_json: bool) -> int:
+    """Say something to the model of a run under way; it reads it at its next turn."""
+    from kaizen_cli import _control
+
+    return _control.steer(options, run, text, as_json=as_json)
+
+
+@runs.command("stop")
+@click.argument("run")
+@click.option("--now", is_flag=True, help="At once, not after the present turn.")
+@click.option("--cancel", is_flag=True, help="At once and for good.")
+@click.option("--message", metavar="TEXT", default="", help="Why, for the log.")
+@json_option
+@common()
+@click.pass_obj
+def stop_run(options: Options, /, **given: Any) -> int:
+    """Stop a run under way after its turn; `kaizen runs resume` lets it go on."""
+    from kaizen_cli import _control
+
+    return _control.stop(options, **given)
 
 
 @front.group(cls=Section)

@@ -22,6 +22,10 @@ class CliSettings(PluginSettings):
         le=10_000_000,
         description="Characters of a conversation that `kaizen chat` passes on.",
     )
+    keep_runs: bool = Field(
+        default=True,
+        description="Keep runs in the store `sqlite` where no `checkpoint_store` is named.",
+    )
 
 
 class CliPlugin:

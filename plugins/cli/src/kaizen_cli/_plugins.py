@@ -19,7 +19,6 @@ from kaizen_cli._session import session
 from kaizen_cli._settings import Setting, settings_of
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import as_json as to_json
-from kaizen_cli._text import visible
 from kaizen_cli._trust import config_file
 
 __all__ = ["doctor", "list_all", "show"]
@@ -171,22 +170,13 @@ def _print_json(terminal: Terminal, value: Any) -> None:
 
 
 def _print_table(terminal: Terminal, reports: list[Report]) -> None:
-    """Print one line a plugin; where nobody watches, however long it is."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("Name", "Version", "Distribution", "Status", "Offers"):
-        table.add_column(head, overflow="fold")
-    widest = 0
-    for each in reports:
-        row = (each.name, each.version, each.distribution, each.status, _gist(each))
-        widest = max(widest, sum(len(visible(cell)) for cell in row))
-        cells = (Text(visible(cell)) for cell in row)
-        table.add_row(*cells, style=_STYLES[each.status])
-    if not terminal.out.is_terminal:
-        terminal.out.width = max(80, widest + 80)
-    terminal.show(table)
+    """Print one line a plugin."""
+    heads = ("Name", "Version", "Distribution", "Status", "Offers")
+    rows = [
+        (each.name, each.version, each.distribution, each.status, _gist(each))
+        for each in reports
+    ]
+    terminal.table(heads, rows, styles=[_STYLES[each.status] for each in reports])
 
 
 def _gist(report: Report) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,29 @@ from typing import Any
 import anyio
 import click
 from kaizen.agent import BaseAgent
-from kaizen.errors import AgentInterrupted
+from kaizen.kernel import Kernel
 from kaizen.operations import Result
+from kaizen.run import Run
 from kaizen.signatures import Signature, SignatureCompiler
 from pydantic_core import to_jsonable_python
 
 from kaizen_cli._account import account, summary
-from kaizen_cli._following import INTERRUPTED, Progress, follow, progress_for
+from kaizen_cli._following import (
+    INTERRUPTED,
+    Progress,
+    follow,
+    progress_for,
+    stopped,
+)
 from kaizen_cli._options import Options
-from kaizen_cli._session import provider_config, session
+from kaizen_cli._recorded import Recorded
+from kaizen_cli._session import Keep, provider_config, session
 from kaizen_cli._targets import Declaration, Target, load, make_agent
 from kaizen_cli._terminal import Flow, Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import visible
 
-__all__ = ["run"]
+__all__ = ["agent_on", "give_outputs", "run"]
 
 MAX_BYTES = 64 * 1024 * 1024
 _STANDARD_INPUT = "-"
@@ -43,6 +52,7 @@ def run(
     stream: bool,
     verbose: bool,
     as_json: bool,
+    no_keep: bool,
 ) -> int:
     """Run an agent once and print its outputs; return the exit code."""
     if stream and as_json:
@@ -50,34 +60,56 @@ def run(
     terminal = Terminal(options)
     found = load(target)
     given = _read(inputs, input_file)  # here, where Ctrl+C is heard: nothing runs yet
+    recorded = Recorded.of_now("run", [target], options, provider=provider, model=model)
 
     async def main() -> int:
-        async with session(options, terminal) as kernel:
-            chosen = _chosen(found, provider_config(kernel, provider, model), provider)
-            agent = make_agent(found, kernel, chosen)
-            if agent.kernel is None or agent.kernel.running:
-                return await work(agent)
-            async with agent.kernel:  # the agent was made with one of its own
-                return await work(agent)
-
-    async def work(agent: BaseAgent) -> int:
-        values = given.values_for(agent.signature)
-        SignatureCompiler().compile(agent.signature).validate_inputs(values)
-        progress = Progress() if stream else progress_for(terminal, verbose=verbose)
-        flow = Flow(terminal) if stream else None
-        try:
-            result = await follow(
-                agent, values, terminal, progress, flow.write if flow else None
+        keep: Keep = "never" if no_keep else "default"
+        async with (
+            session(options, terminal, keep=keep) as kernel,
+            agent_on(kernel, found, provider=provider, model=model) as agent,
+        ):
+            values = given.values_for(agent.signature)
+            SignatureCompiler().compile(agent.signature).validate_inputs(values)
+            progress = Progress() if stream else progress_for(terminal, verbose=verbose)
+            flow = Flow(terminal) if stream else None
+            run = await follow(
+                agent.bind(metadata=recorded.metadata).stream(**values),
+                terminal,
+                progress,
+                recorded,
+                flow.write if flow else None,
             )
-        except AgentInterrupted as error:
-            terminal.note(f"Interrupted, no outputs. Run {error.run_id}", style="")
-            return INTERRUPTED
-        if flow:
-            flow.flush()
-        _show(terminal, agent.signature, result, streamed=stream, as_json=as_json)
-        return 0
+            if flow:
+                flow.flush()
+            return give_outputs(terminal, run, recorded, streamed=stream, as_json=as_json)
 
     return anyio.run(main)
+
+
+@asynccontextmanager
+async def agent_on(
+    kernel: Kernel, found: Target, *, provider: str | None, model: str
+) -> AsyncIterator[BaseAgent]:
+    """Give the agent of a target, and keep the kernel running that it works on."""
+    chosen = _chosen(found, provider_config(kernel, provider, model), provider)
+    agent = make_agent(found, kernel, chosen)
+    if agent.kernel is None or agent.kernel.running:
+        yield agent
+        return
+    async with agent.kernel:  # the agent was made with one of its own
+        yield agent
+
+
+def give_outputs(
+    terminal: Terminal, run: Run, recorded: Recorded, *, streamed: bool, as_json: bool
+) -> int:
+    """Print what a run gave, or how it goes on; return the exit code."""
+    if run.result is None:
+        terminal.note(stopped(run, recorded, without="outputs"), style="")
+        return INTERRUPTED
+    signature = run.agent.signature
+    _show(terminal, signature, run.result, streamed=streamed, as_json=as_json)
+    return 0
 
 
 def _chosen(found: Target, config: dict[str, Any], provider: str | None) -> dict[str, Any]:

@@ -7,23 +7,39 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import entry_points
+from os import urandom
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import click
 from kaizen.config import Sources, read_config
+from kaizen.errors import ConfigurationError
 from kaizen.kernel import Kernel
+from kaizen.ports import CheckpointStore
 
 from kaizen_cli._options import Options
 from kaizen_cli._plugin import CliPlugin, CliSettings
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._trust import config_file
 
-__all__ = ["imported", "own_settings", "provider_config", "session"]
+__all__ = [
+    "Keep",
+    "imported",
+    "own_settings",
+    "provider_config",
+    "session",
+    "store_session",
+]
+
+Keep: TypeAlias = Literal["configured", "default", "always", "never"]
+"""Where runs are kept: where the configuration says; or there, and else in the store
+`sqlite`, if that works and the settings do not forbid it; or the same in any case; or
+nowhere."""
 
 _TOOLS = "tools"
+_STORE = "sqlite"
 
 
 @asynccontextmanager
@@ -34,8 +50,11 @@ async def session(
     roots: Sequence[Path] = (),
     on_plugin_error: Literal["raise", "skip"] | None = None,
     quiet: bool = False,
+    keep: Keep = "configured",
 ) -> AsyncIterator[Kernel]:
     """Run a kernel with the configuration that takes effect here.
+
+    A store that nobody named and that cannot be written is done without.
 
     Args:
         options: The configuration file and plugins that were named.
@@ -43,18 +62,53 @@ async def session(
         roots: What the file tools may read; by default what they are set to.
         on_plugin_error: What a plugin that fails does; by default what is configured.
         quiet: Whether the log is kept from the user.
+        keep: Where the runs are kept.
     """
     _listen_to_log(terminal, options, quiet=quiet)
     file = config_file(options, terminal)
+    sources = _sources(file)
     extra = [imported(each) for each in options.plugins]
-    kernel = Kernel(
-        plugins=[*_enabled(file), *extra] if extra else None,
-        settings=_roots(roots, extra),
-        config_file=file,
-        on_plugin_error=on_plugin_error,
-    )
-    async with kernel:
+    store = _unnamed_store(keep, sources, extra)
+
+    def made(config: Mapping[str, Any] | None) -> Kernel:
+        return Kernel(
+            plugins=[*_enabled(sources), *extra] if extra else None,
+            settings=_roots(roots, extra),
+            config=config,
+            config_file=file,
+            on_plugin_error=on_plugin_error,
+        )
+
+    async with AsyncExitStack() as stack:
+        none = {"checkpoint_store": None}
+        config = none if keep == "never" else {"checkpoint_store": store} if store else None
+        kernel = await stack.enter_async_context(made(config))
+        if store and keep == "default" and not await _can_write(kernel, store, terminal):
+            await stack.aclose()
+            kernel = await stack.enter_async_context(made(none))
         yield kernel
+
+
+@asynccontextmanager
+async def store_session(
+    options: Options, terminal: Terminal
+) -> AsyncIterator[CheckpointStore]:
+    """Open the store in which runs are kept here.
+
+    Raises:
+        ConfigurationError: There is none.
+        CheckpointError: It cannot be opened.
+    """
+    async with session(options, terminal, keep="always") as kernel:
+        name = kernel.config.checkpoint_store
+        if not name:
+            raise ConfigurationError(
+                "the command",
+                "finds no store that keeps runs",
+                "Install one with `pip install kaizen-sqlite`, enable its plugin `sqlite`, "
+                "or name one as `checkpoint_store`.",
+            )
+        yield await kernel.get(CheckpointStore, name)  # type: ignore[type-abstract]
 
 
 def imported(place: str) -> Any:
@@ -106,14 +160,46 @@ def own_settings(kernel: Kernel) -> CliSettings:
     return CliSettings()
 
 
-def _enabled(file: Path | Literal[False]) -> list[str]:
-    """Return the plugins that a kernel would enable without being told, in order."""
+def _sources(file: Path | Literal[False]) -> Sources:
+    """Return where a kernel would find its settings."""
     contents = read_config(file) if file else {}
-    sources = Sources(code={}, environ=os.environ, file=contents, path=str(file))
+    return Sources(code={}, environ=os.environ, file=contents, path=str(file))
+
+
+def _unnamed_store(keep: Keep, sources: Sources, extra: Sequence[Any]) -> str:
+    """Return the store to keep runs in although nobody named one, or `""`."""
+    if keep not in ("default", "always"):
+        return ""
+    if sources.kernel({}).checkpoint_store is not None:  # empty: somebody wants none
+        return ""
+    enabled = _enabled(sources)
+    if _STORE not in {*enabled, *(getattr(each, "name", "") for each in extra)}:
+        return ""
+    if keep == "default" and "cli" in enabled:
+        return _STORE if sources.plugin("cli", CliSettings).keep_runs else ""
+    return _STORE
+
+
+async def _can_write(kernel: Kernel, name: str, terminal: Terminal) -> bool:
+    """Try a store that nobody named; say so if it does not work."""
+    try:
+        store = await kernel.get(CheckpointStore, name)  # type: ignore[type-abstract]
+        await store.delete(
+            urandom(16).hex()
+        )  # leaves no trace, and needs what a write does
+    except Exception as error:  # noqa: BLE001 - reported, and not what the user asked for
+        told = " ".join(str(error).split())
+        terminal.warn(f"Runs are not kept: {told}")
+        return False
+    return True
+
+
+def _enabled(sources: Sources) -> list[str]:
+    """Return the plugins that a kernel would enable without being told, in order."""
     configured = sources.kernel({}).plugins
     if configured is not None:
         return list(configured)
-    tables = list(contents.get("plugins", {}))
+    tables = list(sources.file.get("plugins", {}))
     names = {point.name for point in entry_points(group="kaizen.plugins")}
     return [*(name for name in tables if name in names), *sorted(names - set(tables))]
 

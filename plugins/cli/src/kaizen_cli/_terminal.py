@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class Terminal:
 
     def __init__(self, options: Options) -> None:
         self._color = options.color
+        self._warned: set[str] = set()
         self.interactive = sys.stderr.isatty()
 
     @cached_property
@@ -45,6 +47,12 @@ class Terminal:
         """Tell the user something that is not a result, on standard error."""
         self._print(self.err, text, style, 0)
 
+    def warn(self, text: str) -> None:
+        """Tell the user, once, of something that may go wrong."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.note(text, style="yellow")
+
     def write(self, text: str) -> None:
         """Print a piece of a text to standard output, and nothing behind it."""
         sys.stdout.write(visible(text))
@@ -53,6 +61,40 @@ class Terminal:
     def show(self, renderable: RenderableType) -> None:
         """Print a table or the like, whose texts are visible already."""
         self.out.print(renderable)
+
+    def table(
+        self,
+        heads: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        styles: Sequence[str],
+        cut: bool = False,
+    ) -> None:
+        """Print a table of texts; where nobody watches, with lines however long they are.
+
+        Args:
+            heads: The names of the columns.
+            rows: A text for each column.
+            styles: The style of each row.
+            cut: Whether the last column alone makes room, by being cut off, not folded.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for head in heads:
+            table.add_column(head, overflow="fold", no_wrap=cut and head != heads[-1])
+        widest = 0
+        for row, style in zip(rows, styles, strict=True):
+            cells = [visible(cell) for cell in row]
+            widest = max(widest, sum(map(len, cells)))
+            texts = [Text(cell) for cell in cells]
+            if cut:
+                texts[-1].no_wrap, texts[-1].overflow = True, "ellipsis"
+            table.add_row(*texts, style=style)
+        if not self.out.is_terminal:
+            self.out.width = max(80, widest + 80)
+        self.show(table)
 
     def _print(self, console: Console, text: str, style: str, indent: int) -> None:
         from rich.padding import Padding

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["as_json", "shortened", "visible"]
+__all__ = ["as_json", "as_json_line", "shortened", "visible"]
 
 # What a terminal obeys instead of showing it, and what changes the order or hides the
 # presence of the characters around it: controls, bidirectional marks and overrides,
@@ -38,6 +38,12 @@ def shortened(text: str, length: int) -> str:
 def as_json(value: Mapping[str, Any] | list[Any]) -> str:
     """Return a value as JSON that is readable in every language and safe to print."""
     text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    return _HOSTILE_IN_JSON.sub(_as_json_escape, text)
+
+
+def as_json_line(value: Mapping[str, Any]) -> str:
+    """Return a value as JSON in one line, safe to print."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return _HOSTILE_IN_JSON.sub(_as_json_escape, text)
 
 

@@ -72,10 +72,7 @@ def config_file(
     if quiet:
         return False
     why = "it has changed since you trusted it" if state == "changed" else "not trusted"
-    terminal.note(
-        f"{CONFIG_FILE} is ignored: {why}. Read it, then run `kaizen trust`.",
-        style="yellow",
-    )
+    terminal.warn(f"{CONFIG_FILE} is ignored: {why}. Read it, then run `kaizen trust`.")
     return False
 
 

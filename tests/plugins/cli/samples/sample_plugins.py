@@ -60,6 +60,8 @@ class Model(BaseProvider):
                 return calls(request, "grep", pattern=str(request.cycle))
         if request.cycle == 1 and any(each.name == "grep" for each in request.tools):
             return calls(request, "grep", pattern="harbour", path=".")
+        if request.cycle == 1 and any(each.name == "send_mail" for each in request.tools):
+            return calls(request, "send_mail", to="ann")
         text = answer(request)
         return ModelReply(
             text=text,

@@ -1,0 +1,224 @@
+"""`kaizen runs resume`: lets a run go on.
+
+Nothing is imported, and no file is opened to a model, because a record says so: the target
+or the paths have to be typed, and the record only says what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import anyio
+import click
+from kaizen.agent import RunStream
+from kaizen.run import Decision
+from kaizen.runlog import ToolIntended
+
+from kaizen_cli._ask import ask_agent, give_answer
+from kaizen_cli._chat import chat_agent
+from kaizen_cli._control import user
+from kaizen_cli._following import follow, progress_for
+from kaizen_cli._options import Options
+from kaizen_cli._overview import Overview, all_records, find, overview, undecided_in
+from kaizen_cli._recorded import Recorded
+from kaizen_cli._run import agent_on, give_outputs
+from kaizen_cli._session import session, store_session
+from kaizen_cli._targets import load
+from kaizen_cli._terminal import Terminal
+
+__all__ = ["resume"]
+
+Decisions: TypeAlias = Decision | Mapping[str, Decision] | None
+Calls: TypeAlias = Sequence[tuple[str, ToolIntended]]
+Word: TypeAlias = Literal["repeat", "done", "skip"]
+_WORDS = ("repeat", "done", "skip")
+
+
+def resume(
+    options: Options,
+    *,
+    run: str,
+    given: Sequence[str],
+    decisions: Sequence[str],
+    provider: str | None,
+    model: str,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Let a run go on and print what it gives; return the exit code."""
+    terminal = Terminal(options)
+    words = [_word(each) for each in decisions]
+    found, calls = anyio.run(_look, options, terminal, run)
+    _check_given(found, given)
+    decided = _decided(found, calls, words)
+    going = _Going(
+        options=options,
+        terminal=terminal,
+        run_id=found.run_id,
+        recorded=_recorded(found, given, options, provider, model),
+        decisions=decided,
+        verbose=verbose,
+        as_json=as_json,
+    )
+    if found.recorded.built_in:
+        return going.built_in([Path(each) for each in given], provider, model)
+    return going.target(given[0], provider, model)
+
+
+async def _look(options: Options, terminal: Terminal, run: str) -> tuple[Overview, Calls]:
+    async with store_session(options, terminal) as store:
+        records = await all_records(store)
+        record, _ = find(records, run)
+        found = await overview(store, record)
+        if found.state is None:
+            raise click.ClickException(f"Run {record.run_id} is damaged: {found.problem}")
+        return found, await undecided_in(store, records, found)
+
+
+def _recorded(
+    found: Overview,
+    given: Sequence[str],
+    options: Options,
+    provider: str | None,
+    model: str,
+) -> Recorded:
+    """Return how the run goes on if it is stopped again: as it was let go on now."""
+    command = found.recorded.command or "run"
+    return Recorded.of_now(command, given, options, provider=provider, model=model)
+
+
+def _check_given(found: Overview, given: Sequence[str]) -> None:
+    """Refuse to guess what has to be typed.
+
+    Raises:
+        click.UsageError: The target or the paths are missing, or are too many.
+    """
+    recorded = found.recorded
+    if recorded.built_in:
+        if recorded.given and not given:
+            raise click.UsageError(
+                f"Run {found.run_id} read {', '.join(recorded.given)}. "
+                f"Type: {recorded.resume(found.run_id)}"
+            )
+        for each in given:
+            if not Path(each).exists():
+                raise click.UsageError(f"Path {each!r} does not exist.")
+    elif not given:
+        raise click.UsageError(
+            f"Run {found.run_id} belongs to agent {found.record.agent_id!r}; name where "
+            f"that is. Type: {recorded.resume(found.run_id)}"
+        )
+    elif len(given) > 1:
+        raise click.UsageError(f"One TARGET is enough; there is also {given[1]!r}.")
+
+
+def _word(text: str) -> tuple[str, Decision]:
+    """Return the call, or `""`, and what was said of it."""
+    call, _, word = text.rpartition("=")
+    if word not in _WORDS or (not call and "=" in text):
+        raise click.UsageError(
+            f"{text!r} is no decision. Write CALL=repeat, CALL=done or CALL=skip, or one "
+            "of these words for all calls."
+        )
+    return call, Decision(action=cast(Word, word), by=user())
+
+
+def _decided(
+    found: Overview, calls: Calls, words: Sequence[tuple[str, Decision]]
+) -> Decisions:
+    """Return what was decided about the calls that were cut off.
+
+    Raises:
+        click.UsageError: There is no such call, or one was forgotten.
+    """
+    names = [name for name, _ in calls]
+    of_all = [decision for call, decision in words if not call]
+    by_call = {call: decision for call, decision in words if call}
+    for call in by_call:
+        if call not in names:
+            known = f"There are {', '.join(names)}." if names else "There is none."
+            raise click.UsageError(
+                f"Run {found.run_id} has no call {call!r} to decide about. {known}"
+            )
+    missing = [] if of_all else [name for name in names if name not in by_call]
+    if missing:
+        more = [word for name in missing for word in ("--decision", f"{name}=repeat")]
+        raise click.ClickException(
+            f"Run {found.run_id} was cut off while it called "
+            f"{', '.join(each.name for name, each in calls if name in missing)}, and "
+            "nobody knows what that did. Find out, then say `repeat` if it did nothing, "
+            "`done` if it did its work, or `skip`: "
+            f"{found.recorded.resume(found.run_id, *more)}"
+        )
+    if by_call and of_all:
+        return {name: by_call.get(name, of_all[-1]) for name in names}
+    return of_all[-1] if of_all else by_call or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Going:
+    """A run that goes on, by an agent that somebody named or that is built in.
+
+    Attributes:
+        recorded: How it goes on if it is stopped again.
+        decisions: What became of the calls that were cut off.
+    """
+
+    options: Options
+    terminal: Terminal
+    run_id: str
+    recorded: Recorded
+    decisions: Decisions
+    verbose: bool
+    as_json: bool
+
+    def target(self, target: str, provider: str | None, model: str) -> int:
+        """Let the agent of a target carry it on; return the exit code."""
+        loaded = load(target)
+
+        async def main() -> int:
+            async with (
+                session(self.options, self.terminal, keep="always") as kernel,
+                agent_on(kernel, loaded, provider=provider, model=model) as agent,
+            ):
+                stream = agent.resume_stream(self.run_id, decision=self.decisions)
+                return await self._outputs(stream)
+
+        return anyio.run(main)
+
+    def built_in(self, paths: Sequence[Path], provider: str | None, model: str) -> int:
+        """Let `kaizen ask` or `kaizen chat` carry it on; return the exit code."""
+        ask = self.recorded.command == "ask"
+        roots = paths or ([Path()] if ask else [])
+
+        async def main() -> int:
+            async with session(
+                self.options, self.terminal, roots=roots, keep="always"
+            ) as kernel:
+                agent = (
+                    ask_agent(kernel, provider, model)
+                    if ask
+                    else chat_agent(kernel, paths, provider, model)
+                )
+                stream = agent.resume_stream(self.run_id, decision=self.decisions)
+                if not ask:
+                    return await self._outputs(stream)
+                return await give_answer(
+                    stream,
+                    self.terminal,
+                    self.recorded,
+                    verbose=self.verbose,
+                    as_json=self.as_json,
+                )
+
+        return anyio.run(main)
+
+    async def _outputs(self, stream: RunStream) -> int:
+        progress = progress_for(self.terminal, verbose=self.verbose)
+        run = await follow(stream, self.terminal, progress, self.recorded)
+        return give_outputs(
+            self.terminal, run, self.recorded, streamed=False, as_json=self.as_json
+        )
