@@ -327,6 +327,7 @@ class Run:
                 metadata=reason.metadata,
             )
         )
+        self._keep_soon()
         for child in self.children:
             child.interrupt(reason)
         if self._scope is not None:
@@ -384,6 +385,7 @@ class Run:
             return False
         self._unpaused = anyio.Event()
         self.log.append(Paused(seq=len(self.log.entries), at=time(), by=by))
+        self._keep_soon()
         for child in self.children:
             child.pause(by)
         return True
@@ -405,6 +407,7 @@ class Run:
         if self.ended or not self.state.paused:
             return False
         self.log.append(Continued(seq=len(self.log.entries), at=time(), by=by))
+        self._keep_soon()
         for child in self.children:
             child.resume(by)
         if self._unpaused is not None:
@@ -439,6 +442,7 @@ class Run:
         message = Message(role="user", content=text, origin=f"steer:{by}" if by else "user")
         steer_id = f"steer_{seq}"
         self.log.append(Steered(seq=seq, at=time(), steer_id=steer_id, message=message))
+        self._keep_soon()
         return True
 
     @property
@@ -460,6 +464,12 @@ class Run:
             await self._unpaused.wait()
         if self.interrupted is not None:
             raise AgentInterrupted(self.interrupted, self.id)
+
+    def _keep_soon(self) -> None:
+        """Have the store learn what was asked from outside, however long a step takes."""
+        keeping = self.plan.keeping
+        if keeping is not None and self._begun and keeping.durability != "exit":
+            keeping.keeper.write_soon(self.log)
 
     def _elsewhere(self) -> bool:
         return self.plan.kernel.thread != get_ident()
