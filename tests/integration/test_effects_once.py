@@ -29,7 +29,7 @@ MEMORY = Path("/dev/shm")
 that the system was told, so that a disk would prove no more and take longer."""
 MOST_POINTS = 2_000
 STEP = 24
-IN_A_CHILD, NEAR_THE_END = 61, 93
+IN_A_CHILD, NEAR_THE_END = 63, 95
 """Appends before which a call has had an effect that is not on record yet."""
 
 

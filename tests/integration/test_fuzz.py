@@ -258,7 +258,7 @@ class Batch:
         """Resume a run that was stopped until it comes to its end."""
         assert trial.run is not None
         run_id = trial.run.id
-        decision: Any = None
+        decision: dict[str, Any] = {}
         result: Result | None = None
         notes = trial.notes
         for _ in range(20):
@@ -268,7 +268,9 @@ class Batch:
             except OutcomeUnknownError as error:
                 calls = error.calls
             assert calls
-            decision = trial.chance.choice(("repeat", "done", "skip"))
+            decision |= {
+                call: trial.chance.choice(("repeat", "done", "skip")) for call in calls
+            }
         assert result is not None, "no decision settles it"
         assert result.answer == "done"
         assert problem_of(result.messages) == ""

@@ -24,7 +24,10 @@ from kaizen.runlog import (
     Answered,
     Asked,
     ChildEnded,
+    ChildStarted,
     Continued,
+    CycleFailed,
+    CycleGave,
     Entry,
     Forked,
     Interrupted,
@@ -575,7 +578,7 @@ class Model:
 
     def _nothing(self, entry: Any, now: dict[str, Any]) -> None: ...
 
-    noted = interrupted = _nothing
+    noted = interrupted = child_started = cycle_gave = cycle_failed = _nothing
 
     def run_started(self, entry: RunStarted, now: dict[str, Any]) -> None:
         self.identity = (entry.run_id, entry.agent_id)
@@ -615,6 +618,8 @@ class Model:
 
     def model_requested(self, entry: ModelRequested, now: dict[str, Any]) -> None:
         now["cycles"] += 1
+        now["closed"] = {}
+        now["messages"] = [(*each[:3], False) for each in now["messages"]]
 
     def model_replied(self, entry: ModelReplied, now: dict[str, Any]) -> None:
         now["messages"].append((entry.message.role, entry.message.text, "", False))
@@ -784,6 +789,23 @@ class Chance:
     def _do_child(self) -> Entry:
         cost = self.random.choice([None, "0.5", "1.75"])
         return self.story.child(f"child{self.random.randrange(3)}", self.count, cost)
+
+    def _do_start_a_child(self) -> Entry:
+        return self.story.add(
+            ChildStarted, run_id=self.new("child"), agent_id="a", place=self.text()
+        )
+
+    def _do_give(self) -> Entry:
+        use = ToolUse(id="u", name="t", arguments={"a": 1})
+        return self.story.add(
+            CycleGave, cycle=1, text=self.text(), tool_uses=(use,), finish_reason="stop"
+        )
+
+    def _do_fail(self) -> Entry:
+        arguments = ("openai", self.text(), 1.5, None, True)
+        return self.story.add(
+            CycleFailed, cycle=1, error="ModelError", arguments=arguments, message="no"
+        )
 
     def _do_decide(self) -> Entry:
         decision = self.random.choice(["repeat", "done", "skip"])
@@ -1003,7 +1025,10 @@ def test_the_names_of_entries_never_change() -> None:
         "answered",
         "asked",
         "child_ended",
+        "child_started",
         "continued",
+        "cycle_failed",
+        "cycle_gave",
         "forked",
         "interrupted",
         "marked",

@@ -89,6 +89,42 @@ async def test_a_graceful_stop_lets_the_cycle_finish(
     assert_valid(run.messages)
 
 
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        (InterruptSource.USER, TypeError),
+        (InterruptReason(mode="at once"), ValueError),  # type: ignore[arg-type]
+    ],
+    ids=["no reason", "no mode"],
+)
+async def test_what_is_no_reason_stops_nothing(
+    kernel: Kernel, model: ScriptedModel, reason: Any, error: type[Exception]
+) -> None:
+    def reply(request: Any) -> str:
+        with pytest.raises(error):
+            current_run().interrupt(reason)
+        return "the answer"
+
+    model.say(reply)
+    agent = BaseAgent(signature="question -> answer", kernel=kernel)
+    assert (await agent.run(question="?")).answer == "the answer"
+
+
+async def test_the_words_of_a_reason_will_do(kernel: Kernel, model: ScriptedModel) -> None:
+    words: Any = InterruptReason(mode="immediate", source="user")  # type: ignore[arg-type]
+
+    def reply(request: Any) -> str:
+        current_run().interrupt(words)
+        return "never"
+
+    model.say(reply)
+    agent = BaseAgent(signature="question -> answer", kernel=kernel)
+    with pytest.raises(AgentInterrupted) as caught:
+        await agent.run(question="?")
+    assert caught.value.reason.mode is InterruptMode.IMMEDIATE
+    assert caught.value.reason.source is InterruptSource.USER
+
+
 async def test_an_answer_that_is_there_already_is_given(
     kernel: Kernel, model: ScriptedModel
 ) -> None:

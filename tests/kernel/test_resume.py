@@ -319,8 +319,7 @@ class Failing(MemoryCheckpointStore):
 async def test_a_run_survives_its_store_at_every_write(
     how: How, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("_loop", "_keeping"):  # the time that the end of a run may hang
-        monkeypatch.setattr(f"kaizen.{module}.STORE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("kaizen._keeping.STORE_TIMEOUT_S", 0.05)
     store = Failing()
     expected, other = await clean(World(store))
     assert store.writes > 30
@@ -420,9 +419,10 @@ async def test_what_was_done_before_is_not_done_again() -> None:
     assert not {each.request.id for each in calls} & {*finished}  # type: ignore[attr-defined]
     outer = [each for each in world.requests[asked:] if each.agent_id == "outer"]
     assert len(outer) == 3
+    # The turn that was last is not known to have ended; its hooks are asked again.
     assert [hook for hook, event in again if event.agent_id == "outer"].count(
         "pre_cycle"
-    ) == 3
+    ) == 4
     assert result.usage.requests == len(world.requests)
 
 
@@ -532,7 +532,7 @@ async def test_a_strategy_that_calls_something_else_than_before_is_told_so() -> 
     run_id = await world.stopped()
     strategy.name = "write"
 
-    with pytest.raises(RunError, match="went to tool 'put' before the run was resumed"):
+    with pytest.raises(RunError, match="was another one before the run was resumed"):
         await world.resume(run_id)
     assert sum(world.effects.values()) == 1
 
@@ -650,7 +650,8 @@ async def test_a_resumed_run_can_be_followed() -> None:
         result = await run.wait()
 
     assert result.run_id == run_id
-    assert seen.count("RunEnded") == 2
+    assert seen[0] == "Resumed"
+    assert seen.count("RunEnded") == 1
     assert seen[-1] == "RunEnded"
 
 
@@ -906,7 +907,7 @@ async def test_a_stopped_run_is_kept_whatever_its_durability(durability: str) ->
 
 
 class Slow(MemoryCheckpointStore):
-    """Writes only when it is let."""
+    """Writes what is new in a run only when it is let."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -915,7 +916,8 @@ class Slow(MemoryCheckpointStore):
     async def append(
         self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
     ) -> None:
-        await self.let.wait()
+        if run_id in self._logs:  # the first write shows that it works
+            await self.let.wait()
         await super().append(run_id, entries, token=token)
 
 
@@ -925,7 +927,7 @@ async def test_with_durability_async_the_kernel_writes_everything_before_it_stop
     with anyio.fail_after(5):
         async with world.kernel() as kernel:
             result = await world.agent(kernel).run(question="?")
-            assert store._logs == {}, "the run did not wait for its store"
+            assert kernel.keeper.carries(result.run_id), "the run waited for its store"
             store.let.set()
     assert (await world.state(result.run_id)).status == "completed"
     (record,) = await store.runs()

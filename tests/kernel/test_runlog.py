@@ -19,7 +19,10 @@ from kaizen.runlog import (
     Answered,
     Asked,
     ChildEnded,
+    ChildStarted,
     Continued,
+    CycleFailed,
+    CycleGave,
     Entry,
     Forked,
     Interrupted,
@@ -165,6 +168,17 @@ def story() -> list[Entry]:
         Noted(**at(), source="gate", kind="decision", data={"allowed": True}),
         MessageAdded(**at(), message=Message(role="user", content="Go on.", origin="user")),
         Marked(**at(), mark_id="r:17", description="before the end", metadata={"n": 1}),
+        ChildStarted(**at(), run_id="child", agent_id="b", place="c1.b:0", replaces="x"),
+        CycleGave(
+            **at(),
+            cycle=1,
+            text="the ***",
+            tool_uses=(ToolUse(id="c3", name="add", arguments={}),),
+            finish_reason="stop",
+        ),
+        CycleFailed(
+            **at(), cycle=2, error="ModelError", arguments=("p", "no", 1), message="no"
+        ),
         Paused(**at(), by="bob"),
         Continued(**at(), by="bob"),
         Steered(**at(), steer_id="s1", message=Message(role="user", content="Stop.")),
@@ -596,7 +610,7 @@ class SlowStore(MemoryCheckpointStore):
 async def test_without_a_store_there_is_nothing_to_wait_for() -> None:
     log = filled(marks(1))
     assert not log.durable
-    await log.commit()
+    await log.flush()
 
 
 @pytest.mark.anyio
@@ -604,10 +618,10 @@ async def test_a_commit_writes_what_is_new() -> None:
     store = SlowStore()
     log = filled(story()[:2], RunLog("r", kept(store)))
 
-    await log.commit()
-    await log.commit()
+    await log.flush()
+    await log.flush()
     filled(story()[2:], log)
-    await log.commit()
+    await log.flush()
 
     assert store.writes == [[0, 1], list(range(2, len(story())))]
     assert [decode(each) for each in await store.read("r")] == story()
@@ -621,7 +635,7 @@ async def test_commits_at_once_write_each_entry_once() -> None:
     async def mark_and_commit() -> None:
         mine = Marked(seq=len(log.entries), at=0.0, mark_id="x")
         log.append(mine)
-        await log.commit()
+        await log.flush()
         assert (await store.read("r"))[mine.seq] == encode(mine)
 
     async with anyio.create_task_group() as tasks:
@@ -636,16 +650,16 @@ async def test_commits_at_once_write_each_entry_once() -> None:
 async def test_a_commit_that_was_cancelled_is_made_good_by_the_next(moment: str) -> None:
     store = SlowStore()
     log = filled(marks(1), RunLog("r", kept(store)))
-    await log.commit()
+    await log.flush()
     log.append(Marked(seq=1, at=0.0, mark_id="x"))
 
     setattr(store, moment, anyio.sleep_forever)
     with anyio.move_on_after(0.01) as scope:
-        await log.commit()
+        await log.flush()
     assert scope.cancelled_caught
     setattr(store, moment, anyio.lowlevel.checkpoint)
     log.append(Marked(seq=2, at=0.0, mark_id="x"))
-    await log.commit()
+    await log.flush()
 
     assert [decode(each) for each in await store.read("r")] == log.entries
 
@@ -657,9 +671,9 @@ async def test_a_first_commit_that_was_cancelled_is_made_good_by_the_next() -> N
 
     store.before = anyio.sleep_forever
     with anyio.move_on_after(0.01):
-        await log.commit()
+        await log.flush()
     store.before = anyio.lowlevel.checkpoint
-    await log.commit()
+    await log.flush()
 
     assert store.writes == [[0, 1]]
 
@@ -672,7 +686,7 @@ async def test_a_log_that_somebody_else_wrote_is_not_taken_for_ones_own() -> Non
 
     for _ in range(2):
         with pytest.raises(CheckpointSaveError):
-            await log.commit()
+            await log.flush()
 
     assert len(await store.read("r")) == 1
 
@@ -687,9 +701,9 @@ async def test_a_store_that_fails_fails_the_commit_and_may_recover() -> None:
 
     store.before = fail
     with pytest.raises(CheckpointSaveError, match="the disk is full"):
-        await log.commit()
+        await log.flush()
     store.before = anyio.lowlevel.checkpoint
-    await log.commit()
+    await log.flush()
 
     assert store.writes == [[0]]
 

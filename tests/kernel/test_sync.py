@@ -107,6 +107,22 @@ class ThePlugin:
         registry.add(Provider, "installed", self.model)
 """
 
+BUSY_PLUGIN = f"""{PLUGIN}
+    @asynccontextmanager
+    async def lifespan(self, kernel):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.listen)
+            yield
+            tasks.cancel_scope.cancel()
+            await anyio.sleep(0)
+
+    async def listen(self):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            print("stops")
+"""
+
 SCRIPT = """
 import anyio
 from kaizen import BaseAgent
@@ -146,6 +162,21 @@ def test_agents_without_a_kernel_share_one_that_stops_with_the_loop(
     program = f"{SCRIPT}\nanyio.run(main, backend={backend!r})\nprint('ended')\n"
     done = run_program(program, site, tmp_path)
     assert done.stdout.split() == ["starts", "hello", "hello", "hello", "stops", "ended"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("how", ["asyncio", "trio", "run_sync"])
+def test_a_plugin_that_cancels_its_own_tasks_ends_without_a_word(
+    site: dict[str, str], tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "installed_plugin.py").write_text(BUSY_PLUGIN, encoding="utf-8")
+    run = f"anyio.run(main, backend={how!r})"
+    if how == "run_sync":
+        run = "\n".join(["print(agent.run_sync(question='?').answer)"] * 3)
+    done = run_program(f"{SCRIPT}\n{run}\nprint('ended')\n", site, tmp_path)
+    assert done.stdout.split().count("hello") == 3
+    assert done.stdout.split().count("stops") == (3 if how == "run_sync" else 1)
+    assert done.stdout.split()[-1] == "ended"
     assert done.stderr == ""
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         CheckpointError,
         CheckpointLoadError,
         CheckpointSaveError,
+        ClaimLostError,
         ConfigurationError,
         ConvergenceError,
         ExecutionError,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         ToolRefusedError,
         ToolTimeoutError,
         UnknownNameError,
+        UnknownRunError,
         WorkflowBuildError,
     )
     from kaizen.events import (
@@ -176,6 +178,7 @@ __all__ = [
     "CheckpointSave",
     "CheckpointSaveError",
     "CheckpointStore",
+    "ClaimLostError",
     "ConfigurationError",
     "Content",
     "ConvergenceError",
@@ -279,6 +282,7 @@ __all__ = [
     "ToolUse",
     "Transcript",
     "UnknownNameError",
+    "UnknownRunError",
     "Usage",
     "WorkflowBuildError",
     "create_structured_output_config",
@@ -310,6 +314,7 @@ __getattr__ = _lazy_names(
             "CheckpointError",
             "CheckpointLoadError",
             "CheckpointSaveError",
+            "ClaimLostError",
             "ConfigurationError",
             "ConvergenceError",
             "ExecutionError",
@@ -337,6 +342,7 @@ __getattr__ = _lazy_names(
             "ToolRefusedError",
             "ToolTimeoutError",
             "UnknownNameError",
+            "UnknownRunError",
             "WorkflowBuildError",
         ),
         "events": (

@@ -41,6 +41,7 @@ class _Host:
         Thread(target=wait, name="kaizen-default-kernel", daemon=True).start()
 
     async def _live(self) -> None:
+        stops = False
         try:
             with CancelScope() as scope:
                 async with self.kernel:
@@ -49,8 +50,14 @@ class _Host:
                         await anyio.sleep_forever()
                     except anyio.get_cancelled_exc_class():
                         # The loop ends. What follows is the orderly stop, not the work.
+                        stops = True
                         scope.shield = True
                         scope.deadline = anyio.current_time() + STOP_TIMEOUT_S
+        except anyio.get_cancelled_exc_class():
+            # A task group of a plugin remembers that its task was cancelled, and says so
+            # once more when it is left. Nobody above waits for that: the task is done.
+            if not stops:
+                raise
         except Exception as error:  # noqa: BLE001 - raised to whoever waits for the kernel
             self.error = error
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from time import perf_counter, time
@@ -16,11 +17,11 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._dispatch import Observer, notify
-from kaizen._keeping import STORE_TIMEOUT_S
+from kaizen._plain import clean, plain
 from kaizen.errors import (
     AgentInterrupted,
     AgentTimeoutError,
-    CheckpointSaveError,
+    ClaimLostError,
     GracefulTimeoutError,
     KaizenError,
     ModelError,
@@ -112,7 +113,7 @@ async def execute_calls(run: Run, calls: Callable[[], Coroutine[Any, Any, Value]
     if run.past is None:
         _begin(run, "", direct=True)
     if run.plan.keeping is not None:
-        run.plan.keeping.keeper.add(run.log, run.kernel._tasks)
+        run.plan.keeping.keeper.add(run.log, run.kernel._tasks, run.interrupt)
     value = await _guarded(run, calls())
     _write_end(run, "completed")
     await _let_go_kept(run)
@@ -129,8 +130,10 @@ def reopen(run: Run) -> None:
     keeping = run.plan.keeping
     owner = keeping.keeper.owner if keeping is not None else ""
     run.log.append(Resumed(seq=len(run.log.entries), at=time(), owner=owner))
-    cut_off = [each for each in run.state.pending.values() if not each.idempotent]
-    undecided = [each for each in cut_off if _decision(run, each) is None]
+    cut_off = list(run.state.pending.values())
+    undecided = [
+        each for each in cut_off if not each.idempotent and _decision(run, each) is None
+    ]
     if undecided:
         raise OutcomeUnknownError(
             ", ".join(f"call {each.call_id!r} of {each.name!r}" for each in undecided),
@@ -141,15 +144,18 @@ def reopen(run: Run) -> None:
         )
     for each in cut_off:
         decision = _decision(run, each)
-        assert decision is not None
-        _settle(run, each, decision)
+        if decision is not None:
+            _settle(run, each, decision)
 
 
 def _decision(run: Run, call: ToolIntended) -> Decision | None:
-    """Return what the caller who resumed the run decided about a call."""
+    """Return what the caller who resumed the run decided about a call.
+
+    A decision for all calls is about those that must not just be repeated.
+    """
     decisions = run.decisions
     if not isinstance(decisions, Mapping):
-        return decisions
+        return None if call.idempotent else decisions
     return decisions.get(f"{run.id}:{call.call_id}") or decisions.get(call.call_id)
 
 
@@ -172,7 +178,7 @@ def _settle(run: Run, call: ToolIntended, decision: Decision) -> None:
         call_id=call.call_id,
         name=call.name,
         success=done,
-        content=_cut(_clean(told), MAX_ARGUMENT_CHARS),
+        content=_cut(clean(told), MAX_ARGUMENT_CHARS),
         outcome="known" if done else "not_made",
     )
     _finished(run, result, int(call.in_history))
@@ -196,15 +202,18 @@ async def _let_go_kept(run: Run) -> None:
 
 async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
     """Do the work of a run inside its scope; if it fails, leave the run in good order."""
-    token = _CURRENT.set(run)
+    token, step = _CURRENT.set(run), _STEP.set("")
     run._scope = scope = run.plan.new_scope()
     timeout = run.plan.config.timeout
     if timeout is not None:
         scope.deadline = anyio.current_time() + timeout
     try:
         with scope:
-            if run.interrupted is not None and _is_immediate(run.interrupted):
-                scope.cancel()
+            if run.interrupted is not None:  # before it began
+                if _is_immediate(run.interrupted):
+                    scope.cancel()
+                else:
+                    run._hurry(scope)
             try:
                 value = await work
             except Exception as error:
@@ -219,6 +228,7 @@ async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
         raise
     finally:
         _CURRENT.reset(token)
+        _STEP.reset(step)
 
 
 async def agent_loop(request: RunRequest) -> Result:
@@ -226,7 +236,7 @@ async def agent_loop(request: RunRequest) -> Result:
     run = current_run()
     plan = run.plan
     signature = plan.signature
-    if request.inputs is not run._given:
+    if request.inputs is not run._given and run.past is None:
         run.inputs = signature.validate_inputs(dict(request.inputs))
     inputs = run.inputs
     if run.past is None:
@@ -236,7 +246,7 @@ async def agent_loop(request: RunRequest) -> Result:
     else:
         run._begun = True
     if plan.keeping is not None:
-        plan.keeping.keeper.add(run.log, plan.kernel._tasks)
+        plan.keeping.keeper.add(run.log, plan.kernel._tasks, run.interrupt)
         if run.log.must_wait():
             await run.log.settle()
     strategy = plan.strategy
@@ -261,29 +271,33 @@ async def cycle(request: CycleRequest) -> CycleResult:
     run = current_run()
     plan = run.plan
     log = run.log
-    known = None if run.past is None else run.past.reply(request.cycle)
+    known = None if run.past is None else run.past.take_reply(request.cycle)
     if known is not None:
         reply = known
     else:
         if request.added or log.state.steered:
             _add_messages(run, request)
-        reply = await plan.model_call(
-            ModelRequest(
-                messages=tuple(log.state.messages),
-                model=plan.config.model,
-                tools=plan.specs,
-                output=plan.output,
-                settings=plan.settings,
-                run_id=run.id,
-                agent_id=request.agent_id,
-                cycle=request.cycle,
-            )
+        asked = ModelRequest(
+            messages=tuple(log.state.messages),
+            model=plan.config.model,
+            tools=plan.specs,
+            output=plan.output,
+            settings=plan.settings,
+            run_id=run.id,
+            agent_id=request.agent_id,
+            cycle=request.cycle,
         )
+        if plan.keeping is None:
+            reply = await plan.model_call(asked)
+        else:
+            with _step(f"cycle_{request.cycle}.model."):
+                reply = await plan.model_call(asked)
         if reply.tool_uses:
             reply = _with_distinct_calls(run, reply)
         _replied(run, request.cycle, reply)
         if plan.keeping is not None and log.must_wait():
             await log.settle()
+    run._replied = reply
     if not reply.tool_uses:
         return CycleResult(reply=reply)
     try:
@@ -361,13 +375,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     spec = plan.spec_of[call.name]
     if call.name not in plan.free and call.grant is None:
         raise _ungranted(call.name, spec)
-    arguments = call.arguments
-    if plan.hooked:
-        known = run._validated.pop(call.id, None)
-        if known is not None and known[0] is tool and known[2] is arguments:
-            arguments = known[1]
-        else:
-            arguments = _validated(tool, dict(arguments))
+    arguments = _checked_again(run, tool, call) if plan.hooked else call.arguments
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -384,11 +392,8 @@ async def tool_call(call: ToolCall) -> ToolResult:
             in_history=call.cycle > 0,
         )
     )
-    step = None
-    if plan.keeping is not None:
-        if log.must_wait():
-            await log.settle()
-        step = _STEP.set(f"{call.id}.")
+    if plan.keeping is not None and log.must_wait():
+        await log.settle()
     context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
     started = perf_counter()
     result: ToolResult
@@ -416,12 +421,17 @@ async def tool_call(call: ToolCall) -> ToolResult:
             content=content,
             duration_ms=(perf_counter() - started) * 1_000,
         )
-    finally:
-        if step is not None:
-            _STEP.reset(step)
     if plan.hooked:
         run._outcomes[call.id] = result.outcome
     return result
+
+
+def _checked_again(run: Run, tool: Tool, call: ToolCall) -> Mapping[str, Any]:
+    """Return arguments that have come through hooks; what these changed is checked."""
+    known = run._validated.pop(call.id, None)
+    if known is not None and known[0] is tool and known[2] is call.arguments:
+        return known[1]
+    return _validated(tool, dict(call.arguments))
 
 
 async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
@@ -435,8 +445,8 @@ async def checkpoint_save(request: CheckpointRequest) -> Checkpoint:
             seq=seq,
             at=time(),
             mark_id=mark_id,
-            description=request.description,
-            metadata=request.metadata,
+            description=clean(request.description),
+            metadata=plain("the metadata of a checkpoint", request.metadata),
         )
     )
     await log.flush()
@@ -454,28 +464,14 @@ async def call_tool(
     plan = run.plan
     result: ToolResult | None = None
     try:
-        tool = plan.tools.get(name)
-        if tool is None:
-            raise UnknownNameError("tool", name[:64], plan.tools)
-        if cycle and name not in plan.offered:
-            raise UnknownNameError("tool", name[:64], plan.offered)
-        validated = _validated(tool, _parse_arguments(name, arguments))
-        shown: Mapping[str, Any] = validated
-        if plan.hooked:
-            shown = MappingProxyType(validated)
-            run._validated[call_id] = (tool, validated, shown)
+        call = _checked_call(run, name, arguments, call_id=call_id, cycle=cycle)
         if run.log.state.paused:
             await run.until_continued()
-        call = ToolCall(
-            id=call_id,
-            name=name,
-            arguments=shown,
-            spec=plan.spec_of[name],
-            run_id=run.id,
-            agent_id=run.agent_id,
-            cycle=cycle,
-        )
-        result = await plan.tool_call(call)
+        if plan.keeping is None:
+            result = await plan.tool_call(call)
+        else:
+            with _step(f"{call_id}."):
+                result = await plan.tool_call(call)
         if result.call_id != call_id or result.name != name:
             result = replace(result, call_id=call_id, name=name)
     except (ToolError, ToolRefusedError, UnknownNameError) as error:
@@ -503,6 +499,47 @@ async def call_tool(
     if plan.keeping is not None and run.log.must_wait():
         await run.log.settle()
     return result
+
+
+def _checked_call(
+    run: Run, name: str, arguments: Mapping[str, Any] | str, *, call_id: str, cycle: int
+) -> ToolCall:
+    """Return a call that fits its tool.
+
+    Raises:
+        UnknownNameError: There is no such tool, or it was not offered.
+        ToolArgumentsError: The arguments do not fit.
+    """
+    plan = run.plan
+    tool = plan.tools.get(name)
+    if tool is None:
+        raise UnknownNameError("tool", name[:64], plan.tools)
+    if cycle and name not in plan.offered:
+        raise UnknownNameError("tool", name[:64], plan.offered)
+    validated = _validated(tool, _parse_arguments(name, arguments))
+    shown: Mapping[str, Any] = validated
+    if plan.hooked:
+        shown = MappingProxyType(validated)
+        run._validated[call_id] = (tool, validated, shown)
+    return ToolCall(
+        id=call_id,
+        name=name,
+        arguments=shown,
+        spec=plan.spec_of[name],
+        run_id=run.id,
+        agent_id=run.agent_id,
+        cycle=cycle,
+    )
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    """Let what begins inside be numbered by this step of the run alone."""
+    token = _STEP.set(name)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
 
 
 def _call_one(run: Run, cycle: int, use: ToolUse) -> Coroutine[Any, Any, ToolResult]:
@@ -616,7 +653,7 @@ def _begun_twice(run: Run) -> RunError:
 def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     """Log the reply that joins the conversation, and charge what was paid for."""
     log = run.log
-    text = reply.text if reply.text.isascii() else _clean(reply.text)
+    text = reply.text if reply.text.isascii() else clean(reply.text)
     if len(text) > MAX_REPLY_CHARS:
         text = _cut(text, 1_000)
     uses = _to_keep(reply.tool_uses) if reply.tool_uses else ()
@@ -696,7 +733,7 @@ def _fits(use: ToolUse) -> bool:
 
 def _fitting(use: ToolUse) -> ToolUse:
     odd = len(use.id) > MAX_ID_CHARS or not use.id.isascii()
-    return replace(use, id="" if odd else use.id, name=_clean(use.name)[:MAX_NAME_CHARS])
+    return replace(use, id="" if odd else use.id, name=clean(use.name)[:MAX_NAME_CHARS])
 
 
 def _to_keep(uses: tuple[ToolUse, ...]) -> tuple[ToolUse, ...]:
@@ -715,7 +752,7 @@ def _is_plain(text: str) -> bool:
 def _shortened(use: ToolUse) -> ToolUse:
     if not isinstance(use.arguments, str):
         return use
-    text = _clean(use.arguments)
+    text = clean(use.arguments)
     return replace(
         use, arguments=text if len(text) <= MAX_ARGUMENT_CHARS else _cut(text, 1_000)
     )
@@ -759,7 +796,7 @@ def _as_text(value: Any, limit: int) -> str:
         ToolError: The value is nothing that JSON can hold.
     """
     if isinstance(value, str):
-        text = value if value.isascii() else _clean(value)
+        text = value if value.isascii() else clean(value)
     else:
         try:
             text = to_json(value, inf_nan_mode="strings").decode()
@@ -776,11 +813,6 @@ def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]}\n[cut: {len(text) - limit} of {len(text)} characters not shown]"
-
-
-def _clean(text: str) -> str:
-    """Return a text without halves of characters, which no wire can hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _ungranted(name: str, spec: ToolSpec) -> ToolRefusedError:
@@ -807,8 +839,8 @@ def _failure(call: ToolCall, raised: Exception, duration_ms: float) -> ToolResul
         call_id=call.id,
         name=call.name,
         success=False,
-        content=_cut(_clean(f"Error: {error}"), MAX_ERROR_CHARS),
-        error=_cut(_clean(str(error)), MAX_ERROR_CHARS),
+        content=_cut(clean(f"Error: {error}"), MAX_ERROR_CHARS),
+        error=_cut(clean(str(error)), MAX_ERROR_CHARS),
         error_code=error.code,
         duration_ms=duration_ms,
         outcome="unknown" if isinstance(error, ToolTimeoutError) else "known",
@@ -820,8 +852,8 @@ def _refusal(call_id: str, name: str, error: KaizenError) -> ToolResult:
         call_id=call_id,
         name=name,
         success=False,
-        content=_cut(_clean(f"Error: {error}"), MAX_ERROR_CHARS),
-        error=_cut(_clean(str(error)), MAX_ERROR_CHARS),
+        content=_cut(clean(f"Error: {error}"), MAX_ERROR_CHARS),
+        error=_cut(clean(str(error)), MAX_ERROR_CHARS),
         error_code=error.code,
         approved=not isinstance(error, ToolRefusedError),
         outcome="not_made",
@@ -876,6 +908,7 @@ def _finished(run: Run, result: ToolResult, cycle: int, *, closing: bool = False
             outcome=result.outcome,
             in_history=cycle > 0,
             closing=closing,
+            as_json=result.success and not isinstance(result.result, str),
         )
     )
 
@@ -892,31 +925,30 @@ def _write_end(
             at=time(),
             status=status,
             outputs=outputs,
-            error="" if error is None else f"{type(error).__name__}: {error}",
+            error="" if error is None else _told(error),
             error_code=getattr(error, "code", ""),
         )
     )
 
 
+def _told(error: BaseException) -> str:
+    return _cut(clean(f"{type(error).__name__}: {error}"), MAX_ERROR_CHARS)
+
+
 async def _keep(run: Run) -> Exception | None:
     """Make the end of a run durable, cancelled or not; return what went wrong."""
     keeping = run.plan.keeping
-    if keeping is None:
+    if keeping is None or run.state.started is None:  # it was refused before it began
         return None
     run.log.over = True
     problem: Exception | None = None
-    with anyio.move_on_after(STORE_TIMEOUT_S, shield=True) as scope:
+    with CancelScope(shield=True):  # what is awaited here has limits of its own
         try:
             await run.log.flush()
         except Exception as error:  # noqa: BLE001 - the caller decides which is raised
             problem = error
         await keeping.keeper.let_go(run.log)
-    if scope.cancelled_caught:
-        problem = CheckpointSaveError(
-            f"the end of run {run.id!r}",
-            f"could not be kept: its store did not answer in {STORE_TIMEOUT_S:g} s",
-        )
-    if problem is not None and keeping.go_on:
+    if keeping.go_on and problem is not None and not isinstance(problem, ClaimLostError):
         _LOG.warning("the end of run %s is not kept: %s", run.id, problem)
         return None
     return problem
@@ -974,7 +1006,7 @@ async def _failed(run: Run, error: BaseException) -> None:
             error.args = (reason, error.run_id)
     _write_end(run, status, error=error)
     problem = await _keep(run)
-    if problem is not None:
+    if problem is not None and problem is not error:
         error.add_note(f"and the end of the run could not be kept: {problem}")
     _let_go(run)
     if reason is not None:

@@ -8,7 +8,7 @@ from functools import partial
 from os import urandom
 from threading import get_ident
 from time import time
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
@@ -20,7 +20,7 @@ from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
 from kaizen._keeping import Keeping
 from kaizen._past import Past
 from kaizen._sync import run_agent_sync
-from kaizen.checkpoints import split_checkpoint_id
+from kaizen.checkpoints import fork, split_checkpoint_id
 from kaizen.config import AgentConfig, ConfigSource, refuse_idle_switches
 from kaizen.errors import (
     AgentCreationError,
@@ -28,6 +28,7 @@ from kaizen.errors import (
     ConfigurationError,
     RunError,
     UnknownNameError,
+    UnknownRunError,
 )
 from kaizen.events import (
     AgentInitEvent,
@@ -43,7 +44,7 @@ from kaizen.messages import Message, ModelProfile, ModelReply, OutputSpec
 from kaizen.operations import Checkpoint, CycleResult, Result
 from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
 from kaizen.run import MAX_DEPTH, Decision, Plan, Run, running
-from kaizen.runlog import Marked, RunEnded, RunLog, RunStarted, history
+from kaizen.runlog import ChildStarted, Marked, RunEnded, RunLog, RunStarted, history
 from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
 from kaizen.strategies import MultiCycle, SingleShot
 from kaizen.tools import Tool, ToolResult, ToolSpec, select, undeclared
@@ -147,7 +148,7 @@ class BaseAgent:
         keep(self, "_kernel", kernel)
         if state_manager is not None:
             hooks = (*hooks, state_manager)
-            store = state_manager.storage if store is None else store
+            store = _one_store(store, state_manager)
         keep(self, "_hooks", _own_hooks(hook_manager, hooks))
         keep(self, "_store", store)
         keep(self, "_grants", frozenset(grants) if grants else _NONE)
@@ -218,7 +219,8 @@ class BaseAgent:
         if session_id is not None:
             object.__setattr__(bound, "_session_id", session_id)
         if metadata:
-            object.__setattr__(bound, "_metadata", {**self._metadata, **metadata})
+            merged = MappingProxyType({**self._metadata, **metadata})
+            object.__setattr__(bound, "_metadata", merged)
         if config:
             own = {
                 each: getattr(self.config, each) for each in self.config.model_fields_set
@@ -247,10 +249,9 @@ class BaseAgent:
         if plan is None or not self._fits(plan):
             plan = await self._prepare()
         run = self._start(plan, plan.signature.validate_inputs(inputs))
-        if run.parent is not None and run.parent.past is not None:
-            run = await self._again(run)
-            return await _carry_on(run)
-        return await _loop.execute(run)
+        if run.parent is not None:
+            run = await self._inside(run)
+        return await _carry_on(run)
 
     def run_sync(self, /, **inputs: Any) -> Result:
         """Run the agent from code that is not async, also where an event loop is running.
@@ -276,7 +277,9 @@ class BaseAgent:
             checkpoint_id: The run, or one of its checkpoints. A checkpoint stands for its
                 run: to go back to it, use `kaizen.checkpoints.rewind` or `fork` first.
             decision: What became of calls that were cut off: `repeat`, `done` or `skip`, or
-                a `Decision`, for all of them or, in a mapping, by the call's id.
+                a `Decision`. By itself it is about all those of this run that must not just
+                be repeated. A mapping has one for each call, by its id or, also for calls
+                of runs inside this one, by `<run id>:<call id>` as in `error.calls`.
 
         Raises:
             OutcomeUnknownError: A call that was cut off needs a decision; `calls` names it.
@@ -285,7 +288,9 @@ class BaseAgent:
             RunError: It is carried out here, or belongs to another agent.
         """
         plan = await self._prepared()
-        run = await self._take_up(plan, checkpoint_id, _decisions(decision))
+        run = await self._take_up(
+            plan, checkpoint_id, _decisions(decision), parent=_living_parent()
+        )
         return await _carry_on(run)
 
     def stream(self, /, **inputs: Any) -> RunStream:
@@ -301,7 +306,8 @@ class BaseAgent:
 
         async def start() -> Run:
             plan = await self._prepared()
-            return self._start(plan, plan.signature.validate_inputs(inputs))
+            run = self._start(plan, plan.signature.validate_inputs(inputs))
+            return run if run.parent is None else await self._inside(run)
 
         return RunStream(start)
 
@@ -316,7 +322,9 @@ class BaseAgent:
 
         async def start() -> Run:
             plan = await self._prepared()
-            return await self._take_up(plan, checkpoint_id, decisions)
+            return await self._take_up(
+                plan, checkpoint_id, decisions, parent=_living_parent()
+            )
 
         return RunStream(start)
 
@@ -363,8 +371,8 @@ class BaseAgent:
         if run is not None and run.agent is self and not run.ended:
             return await _call_in_order(run, pairs)
         run = self._start(plan, {})
-        if run.parent is not None and run.parent.past is not None:
-            run = await self._again(run, direct=True)
+        if run.parent is not None:
+            run = await self._inside(run, direct=True)
         return await _loop.execute_calls(run, lambda: _call_in_order(run, pairs))
 
     def to_a2a_card(self) -> dict[str, Any]:
@@ -392,11 +400,9 @@ class BaseAgent:
         }
 
     def _start(self, plan: Plan, inputs: dict[str, Any]) -> Run:
-        parent = running()
-        if parent is not None and parent.ended:
-            parent = None
+        parent = _living_parent()
         run = Run(
-            run_id=urandom(16).hex() if parent is None else _id_inside(parent),
+            run_id=urandom(16).hex(),
             agent=self,
             plan=plan,
             inputs=inputs,
@@ -408,20 +414,56 @@ class BaseAgent:
             _join(parent, run)
         return run
 
-    async def _again(self, run: Run, *, direct: bool = False) -> Run:
-        """Return a run inside one that was resumed, and what it did before with it."""
-        parent = run.parent
-        assert parent is not None
-        if run.plan.keeping is None:
+    async def _inside(self, run: Run, *, direct: bool = False) -> Run:
+        """Return a run inside another: if that was resumed, what it did before with it.
+
+        The run around it writes down where it begins, to find it again.
+        """
+        parent, keeping = run.parent, run.plan.keeping
+        if parent is None or parent.plan.keeping is None or keeping is None:
             return run
-        try:
-            await run.plan.keeping.store.read(run.id, limit=1)
-        except CheckpointLoadError:
-            return run
+        place = parent.place_of(run)
+        known = None if parent.past is None else parent.past.child(place)
         parent._leave(run)
-        return await self._take_up(
-            run.plan, run.id, parent.decisions, parent=parent, direct=direct
+        if known is not None and known.superseded and known.status == "failed":
+            raise RunError(
+                f"run {known.run_id!r}", "failed before the run around it was resumed"
+            )
+        if known is not None:
+            run_id = known.run_id
+            try:
+                if known.shared and known.status != "completed":
+                    run_id = await fork(keeping.store, run_id, parent_id=parent.id)
+                    await self._write_start(parent, run_id, place, known.run_id)
+                return await self._take_up(
+                    run.plan,
+                    run_id,
+                    _decisions_inside(parent),
+                    parent=parent,
+                    direct=direct,
+                )
+            except UnknownRunError:  # nothing of it was kept
+                pass
+        _join(parent, run)
+        await self._write_start(parent, run.id, place)
+        return run
+
+    async def _write_start(
+        self, parent: Run, run_id: str, place: str, replaces: str = ""
+    ) -> None:
+        log = parent.log
+        log.append(
+            ChildStarted(
+                seq=len(log.entries),
+                at=time(),
+                run_id=run_id,
+                agent_id=self.agent_id,
+                place=place,
+                replaces=replaces,
+            )
         )
+        if log.must_wait():
+            await log.settle()
 
     async def _take_up(
         self,
@@ -453,8 +495,7 @@ class BaseAgent:
                 _loop.reopen(run)
                 return run
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await keeping.keeper.let_go(log)
+            await keeping.keeper.let_go(log)
             raise
         await keeping.keeper.let_go(log)
         if not direct:
@@ -501,7 +542,7 @@ class BaseAgent:
             inputs={} if direct else plan.signature.validate_inputs(dict(started.inputs)),
             parent=parent,
             session_id=started.session_id,
-            metadata={**started.metadata, **self._metadata},
+            metadata=MappingProxyType({**started.metadata, **self._metadata}),
             trace_id=started.trace_id,
             log=log,
             past=Past(history(log.entries)),
@@ -689,7 +730,7 @@ class RunStream(AbstractAsyncContextManager[Run]):
 
     async def __aenter__(self) -> Run:
         run = await self._start()
-        run.listen()
+        run.listen(start=run.log.stored)
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._execute, run)
         return run
@@ -721,7 +762,7 @@ class _Identity:
 
 
 _NONE: frozenset[str] = frozenset()
-_EMPTY: Mapping[str, Any] = {}
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class StateKeeper(Protocol):
@@ -763,9 +804,16 @@ async def _carry_on(run: Run) -> Result:
     return run.result if run.result is not None else await _loop.execute(run)
 
 
-def _id_inside(parent: Run) -> str:
-    """Return the id of a run inside another, which is found again if that is resumed."""
-    return urandom(16).hex() if parent.plan.keeping is None else parent.next_child()
+def _decisions_inside(parent: Run) -> Mapping[str, Decision] | None:
+    """Return the decisions that name a run as well as a call: only these go further in."""
+    if not isinstance(parent.decisions, Mapping):
+        return None
+    return {name: each for name, each in parent.decisions.items() if ":" in name}
+
+
+def _living_parent() -> Run | None:
+    parent = running()
+    return None if parent is None or parent.ended else parent
 
 
 def _join(parent: Run, run: Run) -> None:
@@ -820,6 +868,26 @@ def _signature(
             'Pass one, such as signature="question -> answer".',
         )
     return SignatureParser().parse(source)
+
+
+def _one_store(
+    store: CheckpointStore | None, state_manager: StateKeeper
+) -> CheckpointStore:
+    """Return where the runs are kept: the manager's store, and no other."""
+    own = getattr(state_manager, "storage", None)
+    if own is None:
+        raise AgentCreationError(
+            f"state_manager={state_manager!r}",
+            "has no `storage`",
+            "Give a StateManager, or a store alone as `store=`.",
+        )
+    if store is not None and store is not own:
+        raise AgentCreationError(
+            "an agent",
+            "was given a `store` and a `state_manager` with another one",
+            "Leave `store` out.",
+        )
+    return cast(CheckpointStore, own)
 
 
 def _check_parts(
@@ -956,13 +1024,24 @@ def _chain_link(call: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         ) from None
 
 
+def _known_call(
+    run: Run, call_id: str, name: str, params: Mapping[str, Any]
+) -> ToolResult | None:
+    """Return the result of a call that is on record."""
+    assert run.past is not None
+    tool = run.plan.tools.get(name)
+    if tool is None or not run.past.knows(call_id):
+        return run.past.results.get(call_id)
+    return run.past.direct(call_id, name, tool.validate(params))
+
+
 async def _call_in_order(
     run: Run, pairs: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> tuple[ToolResult, ...]:
     results: list[ToolResult] = []
     for name, params in pairs:
         call_id = run.next_direct_call()
-        known = None if run.past is None else run.past.direct(call_id, name)
+        known = None if run.past is None else _known_call(run, call_id, name, params)
         if known is None and run.ended:
             raise RunError(
                 f"run {run.id!r}", f"has ended, and did not call tool {name!r} before"

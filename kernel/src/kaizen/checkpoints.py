@@ -7,28 +7,33 @@ the id of the run alone stands for the end of its log. To go on with a run, see
 
 from __future__ import annotations
 
+from contextlib import suppress
 from os import urandom
 from time import time
 
-from anyio import CancelScope, current_time
+import anyio
 
+from kaizen._keeping import GIVE_UP_S, LEASE_S
 from kaizen.claims import is_run_id, new_owner
-from kaizen.errors import CheckpointLoadError
+from kaizen.errors import CheckpointError, CheckpointLoadError
 from kaizen.ports import CheckpointStore
 from kaizen.runlog import Entry, Forked, Marked, Rewound, RunEnded, decode, encode
 
 __all__ = ["fork", "read_log", "rewind", "split_checkpoint_id"]
-
-LEASE_S = 60.0
-MAX_SEQ = 10**9
 
 
 def split_checkpoint_id(checkpoint_id: str) -> tuple[str, int | None]:
     """Return the run and the position of a checkpoint; `None` for the end of the log.
 
     Raises:
+        TypeError: It is no text.
         CheckpointLoadError: It is no id of a checkpoint or a run.
     """
+    if not isinstance(checkpoint_id, str):
+        raise TypeError(
+            f"a checkpoint is named by a text, not by {type(checkpoint_id).__name__!r}: "
+            "give its `checkpoint_id`"
+        )
     run_id, colon, position = checkpoint_id.partition(":")
     fits = position.isascii() and position.isdecimal() and len(position) < 10
     if not is_run_id(run_id) or (colon and not fits):
@@ -50,7 +55,13 @@ async def read_log(store: CheckpointStore, run_id: str) -> list[Entry]:
     return [decode(each) for each in await store.read(run_id)]
 
 
-async def fork(store: CheckpointStore, checkpoint_id: str, *, agent_id: str = "") -> str:
+async def fork(
+    store: CheckpointStore,
+    checkpoint_id: str,
+    *,
+    agent_id: str = "",
+    parent_id: str = "",
+) -> str:
     """Begin a run that shares the past of another, up to a checkpoint, and return its id.
 
     The past is not copied. The other run stays as it is.
@@ -59,21 +70,28 @@ async def fork(store: CheckpointStore, checkpoint_id: str, *, agent_id: str = ""
         store: Where the run is kept.
         checkpoint_id: A checkpoint, or a run, whose whole past is shared.
         agent_id: Whose run it is from now on; by default that of the same agent.
+        parent_id: The run inside which it belongs, if there is one.
 
     Raises:
         CheckpointLoadError: There is no such run or checkpoint.
     """
     run_id, seq = await _existing(store, checkpoint_id)
     new_run_id = urandom(16).hex()
-    await store.fork(run_id, length=seq + 1, new_run_id=new_run_id)
     forked = Forked(
         seq=seq + 1,
         at=time(),
         run_id=new_run_id,
         agent_id=agent_id,
         parent_run_id=run_id,
+        parent_id=parent_id,
     )
-    await store.append(new_run_id, [encode(forked)])
+    try:
+        await store.fork(run_id, length=seq + 1, new_run_id=new_run_id)
+        await store.append(new_run_id, [encode(forked)])
+    except BaseException:  # a run that does not know that it is one must not stay
+        with anyio.move_on_after(GIVE_UP_S, shield=True), suppress(CheckpointError):
+            await store.delete(new_run_id)
+        raise
     return new_run_id
 
 
@@ -96,13 +114,13 @@ async def rewind(store: CheckpointStore, checkpoint_id: str) -> None:
         )
     owner = new_owner()
     await _existing(store, checkpoint_id)
-    token = await store.claim(run_id, owner=owner, lease_s=LEASE_S)
     try:
-        length = seq + len(await store.read(run_id, start=seq))
+        token = await store.claim(run_id, owner=owner, lease_s=LEASE_S)
+        length = await _length(store, run_id, at_least=seq + 1)
         entry = encode(Rewound(seq=length, at=time(), to_seq=seq))
         await store.append(run_id, [entry], token=token)
     finally:
-        with CancelScope(shield=True, deadline=current_time() + LEASE_S):
+        with anyio.move_on_after(GIVE_UP_S, shield=True), suppress(CheckpointError):
             await store.claim(run_id, owner=owner, lease_s=0)
 
 
@@ -110,7 +128,7 @@ async def _existing(store: CheckpointStore, checkpoint_id: str) -> tuple[str, in
     """Return the run and position of a checkpoint that there is."""
     run_id, seq = split_checkpoint_id(checkpoint_id)
     if seq is None:
-        return run_id, len(await store.read(run_id)) - 1
+        return run_id, await _length(store, run_id) - 1
     found = await store.read(run_id, start=seq, limit=1)
     if not found or not isinstance(decode(found[0]), Marked | RunEnded):
         raise CheckpointLoadError(
@@ -119,3 +137,27 @@ async def _existing(store: CheckpointStore, checkpoint_id: str) -> tuple[str, in
             "`kaizen runs show` lists those that it has.",
         )
     return run_id, seq
+
+
+async def _length(store: CheckpointStore, run_id: str, *, at_least: int = 0) -> int:
+    """Return how many entries a log has, by looking at some of them.
+
+    The steps double until they lead beyond the end, and are halved from there, so that a
+    log of a million entries takes forty looks and not a million entries.
+    """
+
+    async def reaches(length: int) -> bool:
+        return bool(await store.read(run_id, start=length - 1, limit=1))
+
+    known, step = at_least, 1
+    while await reaches(known + step):
+        known += step
+        step *= 2
+    beyond = known + step
+    while beyond - known > 1:
+        middle = (known + beyond) // 2
+        if await reaches(middle):
+            known = middle
+        else:
+            beyond = middle
+    return known

@@ -20,9 +20,9 @@ from secrets import token_hex
 from time import monotonic, time
 
 from kaizen._records import record
-from kaizen.errors import CheckpointSaveError
+from kaizen.errors import ClaimLostError
 
-__all__ = ["Claim", "held_by_another", "is_gone", "is_run_id", "new_owner"]
+__all__ = ["Claim", "held_by_another", "is_gone", "is_run_id", "new_owner", "taken_over"]
 
 MAX_LEASE_S = 7 * 86_400.0
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -59,7 +59,7 @@ class Claim:
         gives the run up.
 
         Raises:
-            CheckpointSaveError: Somebody else holds the run.
+            ClaimLostError: Somebody else holds the run.
         """
         token = 1
         if before is not None:
@@ -94,17 +94,13 @@ class Claim:
                 nobody holds.
 
         Raises:
-            CheckpointSaveError: The writer's claim was taken over, or somebody holds it.
+            ClaimLostError: The writer's claim was taken over, or somebody holds it.
         """
         if token is None:
             if current is not None and current.held():
                 raise held_by_another(run_id, current)
         elif current is None or current.token != token:
-            raise CheckpointSaveError(
-                f"run {run_id!r}",
-                "was taken over by another process",
-                "Look at it with `kaizen runs show`; this process must not go on with it.",
-            )
+            raise taken_over(run_id)
 
 
 def is_run_id(text: str) -> bool:
@@ -115,9 +111,18 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def held_by_another(run_id: str, claim: Claim) -> CheckpointSaveError:
+def taken_over(run_id: str) -> ClaimLostError:
+    """Return the error of somebody who had a run that somebody else has had since."""
+    return ClaimLostError(
+        f"run {run_id!r}",
+        "was taken over by another process",
+        "Look at it with `kaizen runs show`; this process must not go on with it.",
+    )
+
+
+def held_by_another(run_id: str, claim: Claim) -> ClaimLostError:
     """Return the error of somebody who wants a run that somebody else has."""
-    return CheckpointSaveError(
+    return ClaimLostError(
         f"run {run_id!r}",
         f"is carried out by {claim.owner.partition(':')[0]}",
         "Wait for it, or stop it there; a crashed process lets go by itself.",

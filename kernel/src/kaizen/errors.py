@@ -18,7 +18,9 @@
     │   └── HookExecutionError         HOOK_003
     ├── CheckpointError
     │   ├── CheckpointSaveError        CHECKPOINT_001
+    │   │   └── ClaimLostError         CHECKPOINT_001
     │   ├── CheckpointLoadError        CHECKPOINT_002
+    │   │   └── UnknownRunError        CHECKPOINT_002
     │   └── StorageUnavailableError    CHECKPOINT_003
     ├── InterruptError
     │   ├── InterruptHandlerError      INTERRUPT_001
@@ -57,6 +59,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointLoadError",
     "CheckpointSaveError",
+    "ClaimLostError",
     "ConfigurationError",
     "ConvergenceError",
     "ExecutionError",
@@ -84,6 +87,7 @@ __all__ = [
     "ToolRefusedError",
     "ToolTimeoutError",
     "UnknownNameError",
+    "UnknownRunError",
     "WorkflowBuildError",
 ]
 
@@ -272,10 +276,21 @@ class CheckpointSaveError(CheckpointError):
     code = "CHECKPOINT_001"
 
 
+class ClaimLostError(CheckpointSaveError):
+    """A run is, or was meanwhile, carried out by another process: this one must stop.
+
+    No setting lets a run go on after that.
+    """
+
+
 class CheckpointLoadError(CheckpointError):
     """A stored entry is damaged, unknown or newer than this release."""
 
     code = "CHECKPOINT_002"
+
+
+class UnknownRunError(CheckpointLoadError):
+    """A store has no run of that id."""
 
 
 class StorageUnavailableError(CheckpointError):

@@ -230,8 +230,10 @@ class CheckpointStore(Protocol):
                 only a run that nobody holds can be written.
 
         Raises:
-            CheckpointSaveError: Nothing was written: the position is taken, the token is
-                no longer valid, or the store failed.
+            ClaimLostError: The token is no longer valid, or somebody holds the run and
+                there is none. Nothing was written.
+            CheckpointSaveError: Nothing was written: the position is taken, or the store
+                failed.
         """
         ...
 
@@ -247,7 +249,8 @@ class CheckpointStore(Protocol):
             limit: Most entries; below one, none.
 
         Raises:
-            CheckpointLoadError: The run is unknown or its log is damaged.
+            UnknownRunError: There is no such run.
+            CheckpointLoadError: Its log is damaged.
         """
         ...
 
@@ -270,7 +273,7 @@ class CheckpointStore(Protocol):
 
         Raises:
             CheckpointSaveError: The new id is taken, or the log is shorter.
-            CheckpointLoadError: The run is unknown.
+            UnknownRunError: There is no such run.
         """
         ...
 
@@ -283,7 +286,7 @@ class CheckpointStore(Protocol):
         twice to writers who can both be there.
 
         Raises:
-            CheckpointSaveError: Somebody else holds the run.
+            ClaimLostError: Somebody else holds the run.
         """
         ...
 
@@ -293,7 +296,7 @@ class CheckpointStore(Protocol):
         Logs that share its entries keep them.
 
         Raises:
-            CheckpointSaveError: Somebody holds the run.
+            ClaimLostError: Somebody holds the run.
         """
         ...
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from threading import get_ident
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
-from anyio import CancelScope, from_thread
+from anyio import CancelScope, RunFinishedError, from_thread
+from pydantic_core import to_json
 
+from kaizen import errors
 from kaizen._past import Past
+from kaizen._plain import clean, plain, shown
 from kaizen._records import record
-from kaizen.errors import AgentInterrupted, OutputError, RunError
+from kaizen.errors import AgentInterrupted, KaizenError, OutputError, RunError
 from kaizen.interrupts import (
     InterruptMode,
     InterruptReason,
@@ -34,6 +38,8 @@ from kaizen.operations import (
 )
 from kaizen.runlog import (
     Continued,
+    CycleFailed,
+    CycleGave,
     Interrupted,
     Noted,
     Paused,
@@ -61,9 +67,10 @@ __all__ = ["Decision", "Plan", "Run", "current_run", "leave_run", "running"]
 MAX_DEPTH = 32
 _CUT_SHORT = ("length", "content_filter")
 MAX_STEER_CHARS = 100_000
+MAX_FAILURE_CHARS = 10_000
+_PLAIN = (str, int, float, bool, type(None))
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
 _STEP: ContextVar[str] = ContextVar("kaizen_step", default="")
-Value = TypeVar("Value")
 
 
 @record
@@ -185,6 +192,7 @@ class Run:
         "_given",
         "_numbers",
         "_outcomes",
+        "_replied",
         "_scope",
         "_subscription",
         "_uncharged",
@@ -253,6 +261,7 @@ class Run:
         self._validated: dict[str, tuple[Tool, dict[str, Any], Mapping[str, Any]]] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._numbers: dict[str, int] | None = None
+        self._replied: ModelReply | None = None
         self._unpaused: anyio.Event | None = None
         self._done: anyio.Event | None = None
         if parent is None:
@@ -308,7 +317,7 @@ class Run:
         """
         if self._elsewhere():
             return self._hop(partial(self.interrupt, reason))
-        reason = reason or InterruptReason()
+        reason = _checked(reason)
         immediate = reason.mode is InterruptMode.IMMEDIATE
         known = self.interrupted
         if self.ended or (known is not None and not immediate):
@@ -323,8 +332,8 @@ class Run:
                 source=reason.source.value,
                 mode=reason.mode.value,
                 signal=reason.signal.value,
-                message=reason.message,
-                metadata=reason.metadata,
+                message=clean(reason.message),
+                metadata=shown(reason.metadata),
             )
         )
         self._keep_soon()
@@ -384,7 +393,7 @@ class Run:
         if self.ended or self.interrupted is not None or self.state.paused:
             return False
         self._unpaused = anyio.Event()
-        self.log.append(Paused(seq=len(self.log.entries), at=time(), by=by))
+        self.log.append(Paused(seq=len(self.log.entries), at=time(), by=clean(by)))
         self._keep_soon()
         for child in self.children:
             child.pause(by)
@@ -406,7 +415,7 @@ class Run:
             return self._hop(partial(self.resume, by))
         if self.ended or not self.state.paused:
             return False
-        self.log.append(Continued(seq=len(self.log.entries), at=time(), by=by))
+        self.log.append(Continued(seq=len(self.log.entries), at=time(), by=clean(by)))
         self._keep_soon()
         for child in self.children:
             child.resume(by)
@@ -438,8 +447,8 @@ class Run:
         if self.ended or self.interrupted is not None:
             return False
         seq = len(self.log.entries)
-        text = text.encode("utf-8", "replace").decode()
-        message = Message(role="user", content=text, origin=f"steer:{by}" if by else "user")
+        origin = f"steer:{clean(by)}" if by else "user"
+        message = Message(role="user", content=clean(text), origin=origin)
         steer_id = f"steer_{seq}"
         self.log.append(Steered(seq=seq, at=time(), steer_id=steer_id, message=message))
         self._keep_soon()
@@ -474,9 +483,15 @@ class Run:
     def _elsewhere(self) -> bool:
         return self.plan.kernel.thread != get_ident()
 
-    def _hop(self, call: Callable[[], Value]) -> Value:
-        """Make a call where the run is carried out."""
-        return from_thread.run_sync(call, token=self.plan.kernel._token)
+    def _hop(self, call: Callable[[], bool]) -> bool:
+        """Make a call where the run is carried out; false if nobody is there any more."""
+        token = self.plan.kernel._token
+        if self.ended or token is None:
+            return False
+        try:
+            return from_thread.run_sync(call, token=token)
+        except RunFinishedError:
+            return False
 
     def note(self, source: str, kind: str, data: Mapping[str, Any]) -> None:
         """Put a plugin's own record into the log, from any thread.
@@ -484,19 +499,26 @@ class Run:
         Args:
             source: The plugin.
             kind: What the record is.
-            data: JSON values.
+            data: JSON values; they are copied.
 
         Raises:
             RunError: The run has ended.
+            TypeError: The data hold what JSON cannot, and nothing after it could be stored.
         """
+        source, kind = clean(source), clean(kind)
+        if not self._note(source, kind, plain(f"a note of {source!r}", data)):
+            raise RunError(f"run {self.id!r}", "has ended and cannot be added to")
+
+    def _note(self, source: str, kind: str, data: Mapping[str, Any]) -> bool:
         if self._elsewhere():
-            self._hop(partial(self.note, source, kind, data))
-            return
-        self._refuse_if_ended("be added to")
+            return self._hop(partial(self._note, source, kind, data))
+        if self.ended:
+            return False
         entry = Noted(
             seq=len(self.log.entries), at=time(), source=source, kind=kind, data=data
         )
         self.log.append(entry)
+        return True
 
     def cycle(self, added: Sequence[Message] = ()) -> Awaitable[CycleResult]:
         """Make one turn of the loop: one model call and its tool calls. For strategies.
@@ -529,10 +551,19 @@ class Run:
         if self.state.paused:
             await self.until_continued()
         token = _STEP.set(f"cycle_{request.cycle}.")
+        self._replied = None
         try:
-            return await self.plan.cycle(request)
+            result = await self.plan.cycle(request)
+        except AgentInterrupted:
+            raise
+        except Exception as error:
+            self.log.append(_failed_turn(self, request.cycle, error))
+            raise
         finally:
             _STEP.reset(token)
+        if result.reply is not self._replied:
+            self.log.append(_changed_turn(self, request.cycle, result.reply))
+        return result
 
     def read(self, reply: ModelReply) -> dict[str, Any]:
         """Return the validated outputs that a reply holds. For strategies.
@@ -557,6 +588,10 @@ class Run:
             RunError: The run has ended.
         """
         self._refuse_if_ended("be marked")
+        if not self._begun:
+            raise RunError(
+                f"run {self.id!r}", "has not begun and cannot be marked", "Mark it later."
+            )
         token = _CURRENT.set(self)
         try:
             return await self.plan.checkpoint_save(
@@ -590,9 +625,9 @@ class Run:
         subscription, self._subscription = self._subscription, None
         return _Events(self, subscription or self.log.subscribe())
 
-    def listen(self) -> None:
-        """Keep the events from here on for whoever iterates over the run first."""
-        self._subscription = self.log.subscribe()
+    def listen(self, *, start: int = 0) -> None:
+        """Keep the events from an entry on for whoever iterates over the run first."""
+        self._subscription = self.log.subscribe(start=start)
 
     def next_direct_call(self) -> str:
         """Return an id for a tool call that no model asked for.
@@ -607,9 +642,15 @@ class Run:
             if self.past is not None and self.past.knows(call_id):
                 return call_id
 
-    def next_child(self) -> str:
-        """Return an id for a run inside this one; the same if this step is repeated."""
-        return sha256(f"{self.id}/{self._numbered('run_')}".encode()).hexdigest()[:32]
+    def place_of(self, child: Run) -> str:
+        """Return by what a run inside this one is found again, if this step is repeated.
+
+        That is the step, the agent, and what it is given.
+        """
+        inputs = to_json(
+            child.inputs, inf_nan_mode="constants", fallback=repr, serialize_unknown=True
+        )
+        return f"{_STEP.get()}{child.agent_id}:{sha256(inputs).hexdigest()[:16]}"
 
     def _numbered(self, kind: str) -> str:
         place = f"{_STEP.get() if self.plan.keeping is not None else ''}{kind}"
@@ -634,6 +675,54 @@ class Run:
             child.interrupt(self.interrupted)
         elif self.state.paused:
             child.pause()
+
+
+def _checked(reason: InterruptReason | None) -> InterruptReason:
+    """Return a reason whose parts are what they have to be; words are accepted.
+
+    Raises:
+        TypeError: It is no reason.
+        ValueError: One of its words is none that there is.
+    """
+    if reason is None:
+        return InterruptReason()
+    if not isinstance(reason, InterruptReason):
+        raise TypeError(f"{reason!r} is no InterruptReason")
+    source, mode = InterruptSource(reason.source), InterruptMode(reason.mode)
+    signal = InterruptSignal(reason.signal)
+    if (source, mode, signal) == (reason.source, reason.mode, reason.signal):
+        return reason
+    return replace(reason, source=source, mode=mode, signal=signal)
+
+
+def _failed_turn(run: Run, cycle: int, error: Exception) -> CycleFailed:
+    """Return the entry that says what a turn failed of."""
+    ours = isinstance(error, KaizenError) and type(error).__module__ == errors.__name__
+    plain = ours and all(isinstance(each, _PLAIN) for each in error.args)
+    return CycleFailed(
+        seq=len(run.log.entries),
+        at=time(),
+        cycle=cycle,
+        error=type(error).__name__ if plain else "",
+        arguments=tuple(_clean_text(each) for each in error.args) if plain else (),
+        message=clean(f"{type(error).__name__}: {error}")[:MAX_FAILURE_CHARS],
+    )
+
+
+def _clean_text(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) else value
+
+
+def _changed_turn(run: Run, cycle: int, reply: ModelReply) -> CycleGave:
+    """Return the entry that says what a turn gave in place of the model's reply."""
+    return CycleGave(
+        seq=len(run.log.entries),
+        at=time(),
+        cycle=cycle,
+        text=reply.text,
+        tool_uses=reply.tool_uses,
+        finish_reason=reply.finish_reason,
+    )
 
 
 class _Events(AsyncIterator[StreamEvent]):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field, fields, replace
 from decimal import Decimal
 from functools import cache
@@ -26,11 +27,18 @@ import anyio
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from kaizen._keeping import LEASE_S
+from kaizen import _keeping
 from kaizen._records import record
-from kaizen.errors import CheckpointLoadError, CheckpointSaveError
+from kaizen.claims import taken_over
+from kaizen.errors import (
+    CheckpointLoadError,
+    CheckpointSaveError,
+    ClaimLostError,
+    StorageUnavailableError,
+    UnknownRunError,
+)
 from kaizen.media import Media
-from kaizen.messages import Message, Usage
+from kaizen.messages import Message, ToolUse, Usage
 from kaizen.ports import CheckpointStore, RunRecord, StoredEntry
 from kaizen.tools import Outcome
 
@@ -41,7 +49,10 @@ __all__ = [
     "Answered",
     "Asked",
     "ChildEnded",
+    "ChildStarted",
     "Continued",
+    "CycleFailed",
+    "CycleGave",
     "Entry",
     "Forked",
     "Gap",
@@ -261,6 +272,7 @@ class Forked(Entry):
         run_id: The new run.
         agent_id: Whose run it is, or `""` if it stays that of the same agent.
         parent_run_id: The run whose past it shares.
+        parent_id: The run inside which it belongs, or `""`.
     """
 
     type: ClassVar[str] = "forked"
@@ -268,6 +280,7 @@ class Forked(Entry):
     run_id: str
     agent_id: str
     parent_run_id: str
+    parent_id: str = ""
 
     def apply(self, state: RunState) -> None:
         if state.started is not None:
@@ -275,7 +288,7 @@ class Forked(Entry):
                 state.started,
                 run_id=self.run_id,
                 agent_id=self.agent_id or state.started.agent_id,
-                parent_id="",
+                parent_id=self.parent_id,
             )
         _reopen(state)
 
@@ -391,6 +404,8 @@ class ModelRequested(Entry):
 
     def apply(self, state: RunState) -> None:
         state.cycles += 1
+        if state.closed:  # the conversation went on with these results
+            state.closed = ()
 
 
 @record
@@ -473,6 +488,7 @@ class ToolFinished(Entry):
         outcome: Whether it is known what the call did; see `ToolResult`.
         closing: Whether it stands only for a valid history, since the run was stopped
             before the call had a result; if the run goes on, the call is open again.
+        as_json: Whether the content is a value as JSON, and not the tool's own text.
     """
 
     type: ClassVar[str] = "tool_finished"
@@ -487,6 +503,7 @@ class ToolFinished(Entry):
     outcome: Outcome = "known"
     in_history: bool = True
     closing: bool = False
+    as_json: bool = False
 
     def apply(self, state: RunState) -> None:
         begun = state.pending.pop(self.call_id, None)
@@ -505,6 +522,54 @@ class ToolFinished(Entry):
                     origin=f"tool:{self.name}",
                 )
             )
+
+
+@record
+class CycleGave(Entry):
+    """A turn gave something else than what the model replied: middleware changed it."""
+
+    type: ClassVar[str] = "cycle_gave"
+
+    cycle: int
+    text: str
+    tool_uses: tuple[ToolUse, ...]
+    finish_reason: str
+
+
+@record
+class CycleFailed(Entry):
+    """A turn came to nothing.
+
+    Attributes:
+        error: The class of the error, if it is one of `kaizen.errors`, or `""`.
+        arguments: What it was made of.
+        message: What it said.
+    """
+
+    type: ClassVar[str] = "cycle_failed"
+
+    cycle: int
+    error: str
+    arguments: tuple[Any, ...]
+    message: str
+
+
+@record
+class ChildStarted(Entry):
+    """A run is about to begin inside this one.
+
+    Attributes:
+        place: The step inside which it begins, and what it is given, so that it is found
+            again if that step is repeated.
+        replaces: The run that it was forked from to take its place, or `""`.
+    """
+
+    type: ClassVar[str] = "child_started"
+
+    run_id: str
+    agent_id: str
+    place: str
+    replaces: str = ""
 
 
 @record
@@ -794,7 +859,7 @@ def described(record: RunRecord, entry: StoredEntry) -> RunRecord:
     if entry.type in ("resumed", "rewound", "forked"):
         changes["status"] = "running"
     if entry.type == "forked":
-        changes["parent_id"] = ""
+        changes.setdefault("parent_id", "")
     return replace(record, **changes)
 
 
@@ -808,11 +873,15 @@ class RunLog:
     """
 
     __slots__ = (
+        "_claimed",
         "_closed",
         "_delta_seq",
         "_deltas",
+        "_holding",
         "_keeping",
+        "_lost",
         "_problem",
+        "_proven",
         "_stored",
         "_subscriptions",
         "_token",
@@ -837,9 +906,13 @@ class RunLog:
         self._subscriptions: tuple[Subscription, ...] = ()
         if keeping is not None:
             self._unsure = False
+            self._proven = False
+            self._claimed = False
             self._token: int | None = None
             self._problem: Exception | None = None
+            self._lost: ClaimLostError | None = None
             self._writing = anyio.Lock(fast_acquire=True)
+            self._holding = anyio.Lock(fast_acquire=True)
 
     def append(self, entry: Entry) -> None:
         """Add an entry at the end; its `seq` must be the log's length."""
@@ -854,35 +927,35 @@ class RunLog:
             for subscription in self._subscriptions:
                 subscription._wake()
 
-    async def commit(self) -> None:
-        """Make every entry as durable as the run demands before it goes on.
-
-        Without a store, or with durability `exit`, that is nothing; with `async`, the
-        entries are written while the run goes on.
-
-        Raises:
-            CheckpointError: The store did not take them, now or, with `async`, before.
-        """
-        if self.must_wait():
-            await self.settle()
-
     def must_wait(self) -> bool:
         """Say whether the run has to wait, with `settle`, until its entries are durable.
 
-        The loop asks here first, since with `async` nearly no run has to wait.
+        Without a store it has not, and with durability `exit` not before its end; with
+        `async`, the entries are written while it goes on, unless that has failed.
         """
         keeping = self._keeping
-        if keeping is None or keeping.durability == "exit":
+        if keeping is None:
             return False
-        if keeping.durability == "async":
+        if self._lost is not None:
+            return True
+        if keeping.durability == "exit":
+            return False
+        if keeping.durability == "async" and not keeping.keeper.closed:
             keeping.keeper.write_soon(self)
             return self._problem is not None
         return self._stored < len(self.entries)
 
     async def settle(self) -> None:
-        """Make every entry durable, or go on without if that is what the run does then."""
+        """Make every entry durable, or go on without if that is what the run does then.
+
+        Raises:
+            ClaimLostError: The run is not carried out here any more, and must stop.
+            CheckpointError: The store did not take the entries.
+        """
         try:
             await self.flush()
+        except ClaimLostError:
+            raise
         except Exception as error:
             if self._keeping is None or not self._keeping.go_on:
                 raise
@@ -892,25 +965,35 @@ class RunLog:
         """Make every entry durable, whatever the run demands; without a store, at once.
 
         Raises:
-            CheckpointError: The store did not take them.
+            CheckpointError: The store did not take them, or not in time.
         """
         keeping = self._keeping
-        if keeping is None or self._stored == len(self.entries):
+        if keeping is None:
             return
+        if self._lost is None and self._stored == len(self.entries):
+            return
+        limit = _keeping.STORE_TIMEOUT_S
         try:
-            async with self._writing:
-                await self._write(keeping)
+            with keeping.keeper.scope(limit) as scope:
+                async with self._writing:
+                    await self._write(keeping)
+            if scope.cancelled_caught:
+                raise StorageUnavailableError(
+                    f"the store of run {self.run_id!r}", f"did not answer in {limit:g} s"
+                )
         except Exception as error:
             self._problem = error
+            if isinstance(error, ClaimLostError):
+                self.lose(error)
             raise
         self._problem = None
 
     async def _write(self, keeping: Keeping) -> None:
+        if self._lost is not None:
+            raise self._lost
         store = keeping.store
         if self._token is None:
-            self._token = await store.claim(
-                self.run_id, owner=keeping.keeper.owner, lease_s=LEASE_S
-            )
+            self._token = await self._claim(keeping)
         if self._unsure:
             await self._look_up(store)
         fresh = [encode(entry) for entry in self.entries[self._stored :]]
@@ -918,17 +1001,18 @@ class RunLog:
             self._unsure = True
             await store.append(self.run_id, fresh, token=self._token)
             self._stored += len(fresh)
+            self._proven = True
         self._unsure = False
 
     async def _look_up(self, store: CheckpointStore) -> None:
         """Find out what the store kept of a write that was cancelled or failed."""
         try:
             kept = await store.read(self.run_id, start=self._stored)
-        except CheckpointLoadError:
+        except UnknownRunError:
             return
         end = self._stored + len(kept)
         if [encode(entry) for entry in self.entries[self._stored : end]] != list(kept):
-            raise CheckpointSaveError(
+            raise ClaimLostError(
                 f"run {self.run_id!r}",
                 f"was written by somebody else from entry {self._stored} on",
                 "Claim a run before writing it.",
@@ -939,29 +1023,86 @@ class RunLog:
         """Claim a run that is in the store already, and read its log.
 
         Raises:
-            CheckpointSaveError: Somebody else carries it out.
-            CheckpointLoadError: There is no such run, or its log is damaged.
+            ClaimLostError: Somebody else carries it out.
+            UnknownRunError: There is no such run.
+            CheckpointLoadError: Its log is damaged.
         """
         keeping = self._keeping
         assert keeping is not None
-        owner = keeping.keeper.owner
         await keeping.store.read(self.run_id, limit=1)  # else a claim would be left behind
-        self._token = await keeping.store.claim(self.run_id, owner=owner, lease_s=LEASE_S)
+        self._token = await self._claim(keeping)
         stored = await keeping.store.read(self.run_id)
         self.entries = [decode(each) for each in stored]
         self.state = fold(self.entries)
         self._stored = len(self.entries)
 
-    async def hold(self, owner: str, lease_s: float) -> None:
-        """Hold the run for some seconds more, if it is claimed."""
-        if self._keeping is not None and self._token is not None:
-            await self._keeping.store.claim(self.run_id, owner=owner, lease_s=lease_s)
+    async def _claim(self, keeping: Keeping) -> int:
+        self._claimed = True  # also if the answer does not come
+        try:
+            return await keeping.store.claim(
+                self.run_id, owner=keeping.keeper.owner, lease_s=_keeping.LEASE_S
+            )
+        except ClaimLostError:
+            self._claimed = False
+            raise
+
+    async def renew(self, owner: str) -> None:
+        """Hold the run for some time more, if it is claimed.
+
+        Raises:
+            ClaimLostError: Somebody else has it, or had it meanwhile.
+        """
+        keeping = self._keeping
+        async with self._holding:
+            if keeping is None or self._token is None or self._lost is not None:
+                return
+            store = keeping.store
+            try:
+                token = await store.claim(
+                    self.run_id, owner=owner, lease_s=_keeping.LEASE_S
+                )
+                if token != self._token:
+                    await store.claim(self.run_id, owner=owner, lease_s=0)
+                    raise taken_over(self.run_id)
+            except ClaimLostError as error:
+                self.lose(error)
+                raise
+
+    def lose(self, error: ClaimLostError) -> None:
+        """Let the run fail at its next step, since it must not go on here."""
+        if self._lost is None:
+            self._lost = error
 
     async def give_up(self, owner: str) -> None:
         """Let others have the run."""
-        async with self._writing:
-            await self.hold(owner, 0)
+        keeping = self._keeping
+        async with self._writing, self._holding:
             self._token = None
+            if keeping is None or not self._claimed:
+                return
+            with suppress(ClaimLostError):  # others have it already
+                await keeping.store.claim(self.run_id, owner=owner, lease_s=0)
+            self._claimed = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether the store has taken entries of it since it was opened here."""
+        return self._proven
+
+    @property
+    def troubled(self) -> bool:
+        """Whether the last write failed, or none may follow."""
+        return self._problem is not None or self._lost is not None
+
+    @property
+    def store(self) -> CheckpointStore | None:
+        """Where it is kept, or `None`."""
+        return None if self._keeping is None else self._keeping.store
+
+    @property
+    def stored(self) -> int:
+        """How many entries are in the store."""
+        return self._stored
 
     @property
     def durable(self) -> bool:
@@ -1083,6 +1224,9 @@ _TYPES: dict[str, type[Entry]] = {
         ModelCharged,
         ToolIntended,
         ToolFinished,
+        CycleGave,
+        CycleFailed,
+        ChildStarted,
         ChildEnded,
         OutcomeDecided,
         Asked,

@@ -40,10 +40,16 @@ class MultiCycle:
         retries = config.max_output_retries
         threshold = config.min_confidence_threshold
         added: tuple[Message, ...] = ()
-        for left in reversed(range(self._cycles(config))):
+        left, heard = self._cycles(config), config.max_cycles
+        while left:
+            left -= 1
             result = await run.cycle(added)
             added = ()
-            if not result.done or (left and run.steered):
+            if not result.done:
+                continue
+            if heard and run.steered:  # the answer does not know of it
+                heard -= 1
+                left += 1
                 continue
             try:
                 outputs = run.read(result.reply)

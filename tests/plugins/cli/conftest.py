@@ -240,10 +240,10 @@ class Kept:
         anyio.run(fork, run_id)
         return new_run_id
 
-    def cut_short(self, run_id: str, after: str) -> None:
-        """Let a run itself be what a process left that died right after some entry."""
+    def cut_short(self, run_id: str, before: str) -> None:
+        """Let a run itself be what a process left that died right before some entry."""
         log = self.store._logs[run_id]
-        length = next(each.seq for each in log if each.type == after) + 1
+        length = next(each.seq for each in log if each.type == before)
         record = self.store._records[run_id]
         self.store._logs[run_id] = log[:length]
         self.store._records[run_id] = replace(record, status="running", length=length)

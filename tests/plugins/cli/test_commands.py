@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +67,8 @@ def test_a_command_of_an_entry_point_is_listed_without_being_imported(
 ) -> None:
     shown = kaizen("--help")
 
-    assert "Commands of plugins" in shown.out
-    assert "sing  Sings. (kaizen-birds)" in shown.out
+    _, plugins = shown.out.split("\nCommands of plugins:\n")
+    assert re.search(r"^  sing +Sings\. \(kaizen-birds\)$", plugins, re.MULTILINE)
     assert "kaizen_birds" not in sys.modules
 
 
@@ -101,7 +102,7 @@ def test_no_plugin_takes_the_place_of_our_own_commands(kaizen: Cli, birds: Path)
     shown = kaizen("trust", "--help")
 
     assert "Usage: kaizen trust" in shown.out
-    assert "Commands of plugins" not in kaizen("--help").out
+    assert "kaizen-birds" not in kaizen("--help").out
 
 
 @pytest.mark.parametrize("name", ["", "Echo", "a b", "--echo", "a_b"])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Cli
 
 COMMANDS = ["ask", "run", "chat", "runs", "plugins", "new", "trust"]
+GROUPS = ["runs", "plugins", "new"]
 HEAVY = {"asyncio", "anyio", "httpx", "kaizen", "pluggy", "pydantic", "rich", "tomllib"}
 
 
@@ -39,6 +40,32 @@ def test_help_lists_every_command_with_examples(kaizen: Cli) -> None:
 
 def test_no_command_at_all_shows_help(kaizen: Cli) -> None:
     assert kaizen() == kaizen("--help")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_of_commands_alone_shows_its_help(kaizen: Cli, group: str) -> None:
+    assert kaizen(group) == kaizen(group, "--help")
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_what_a_list_of_commands_says_of_each_is_whole(
+    kaizen: Cli, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    shown = kaizen(*group.split(), "--help")
+
+    commands = shown.out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert commands
+    assert "..." not in commands
+
+
+def test_commands_stand_in_the_order_in_which_they_are_needed(kaizen: Cli) -> None:
+    shown = kaizen("runs").out
+
+    names = ["list", "show", "resume", "fork", "prune", "stop"]
+    places = [shown.index(f"\n  {name} ") for name in names]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

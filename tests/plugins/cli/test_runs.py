@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 from kaizen import StoredEntry
+from kaizen.errors import CheckpointLoadError
 from kaizen.runlog import Asked, decode, encode, fold
+from kaizen_cli._overview import moment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.plugins.cli.conftest import Cli, Kept
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \u202egnp.exe\u202c"
@@ -48,6 +53,36 @@ def test_on_a_terminal_each_run_has_one_line(
     assert head.split()[:3] == ["Run", "Agent", "Status"]
     assert line.rstrip().endswith("…")
     assert len(line) <= 80
+
+
+def test_on_a_narrow_terminal_only_agent_and_subject_are_cut_off(
+    runs: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = runs.mailed("Where is the harbour of the island?")
+    runs.cut(run_id, "tool_intended", new_run_id="undecided")
+    owner = runs.hold(runs.cut(run_id, "model_replied", new_run_id="underway"))
+    Path("long.py").write_text(
+        Path("mailer.py").read_text(encoding="utf-8").replace('"mailer"', '"m" * 40'),
+        encoding="utf-8",
+    )
+    runs("run", "long.py", "text=x")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", runs("runs", "list").out)
+
+    head, *lines = shown.splitlines()
+    assert head.split() == ["Run", "Agent", "Status", "When", "About"]
+    assert len(lines) == 4
+    for line in lines:
+        assert re.fullmatch(
+            r"\w{8}  (mailer|m+…) +(completed|crashed|running) +"
+            r"\d{4}-\d\d-\d\d \d\d:\d\d  \S.*",
+            line.rstrip(),
+        )
+        assert len(line) <= 80
+    assert "needs a decision" in shown
+    assert owner[:12] in shown
 
 
 def test_the_list_as_json(runs: Kept) -> None:
@@ -91,7 +126,8 @@ def test_a_run_that_nobody_carries_out_has_crashed_and_one_that_somebody_does_ru
     assert by_id[crashed]["status"] == "crashed"
     assert by_id[running]["status"] == "running"
     assert by_id[running]["carried_out_by"] == owner
-    assert f"running ({owner})" in runs("runs", "list").out
+    (line,) = [each for each in runs("runs", "list").out.splitlines() if owner in each]
+    assert line.split()[:3] == ["running", "mailer", "running"]
 
 
 def test_a_run_may_be_paused_or_wait_for_a_decision_or_an_answer(runs: Kept) -> None:
@@ -113,8 +149,10 @@ def test_a_run_may_be_paused_or_wait_for_a_decision_or_an_answer(runs: Kept) -> 
     assert by_id[undecided]["waits_for"] == "decision"
     assert by_id[asking]["waits_for"] == "answer"
     assert by_id[paused]["status"] == "paused"
-    assert "crashed – waiting for a decision" in table
-    assert "crashed – waiting for an answer" in table
+    assert re.search(
+        "^undecide  mailer  crashed .*  needs a decision · ", table, re.MULTILINE
+    )
+    assert re.search("^asking +mailer  crashed .*  needs an answer · ", table, re.MULTILINE)
     waiting = {each["run_id"] for each in runs.listed("--status", "waiting")}
     assert waiting == {undecided, asking}
     assert [each["run_id"] for each in runs.listed("--status", "paused")] == [paused]
@@ -202,6 +240,12 @@ def test_a_damaged_log_stands_in_the_list_and_cannot_be_shown(runs: Kept) -> Non
     assert len(shown.err.splitlines()) == len(exported.err.splitlines()) == 1
 
 
+def test_a_time_that_a_store_cannot_tell_is_not_that_of_the_epoch() -> None:
+    assert moment(0.0) is None
+    assert moment(1e300) is None
+    assert moment(86_400.0) == datetime(1970, 1, 2, tzinfo=UTC)
+
+
 def test_a_run_is_shown_with_inputs_conversation_account_and_checkpoints(
     runs: Kept,
 ) -> None:
@@ -283,8 +327,9 @@ def test_a_call_that_was_cut_off_is_shown_with_the_command_that_settles_it(
     assert "call_1 send_mail {'to': 'ann'}" in shown
     command = shown.splitlines()[-1].strip()
     assert command.startswith(f"kaizen runs resume {crashed} mailer.py")
-    assert command.endswith("--decision call_1=repeat")
-    assert runs.typed(command).code == 0
+    assert command.endswith("--decision call_1=WORD")
+    assert runs.typed(command).code == 2  # nobody has decided yet
+    assert runs.typed(command.replace("=WORD", "=done")).code == 0
 
 
 def test_the_error_of_a_run_is_shown(runs: Kept) -> None:
@@ -353,6 +398,33 @@ def test_an_export_is_the_log_in_lines_that_can_be_read_back(runs: Kept) -> None
     assert shown.err == ""
     assert set(lines[0]) == {"seq", "type", "version", "body"}
     assert fold(entries).outputs == {"answer": "You said: sent"}
+
+
+def test_of_a_damaged_log_what_stands_before_the_damage_is_exported(
+    runs: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = runs.mailed()
+    whole = runs("runs", "export", run_id).out.splitlines()
+    read = runs.store.read
+
+    async def read_but_five(
+        run_id: str, *, start: int = 0, limit: int | None = None
+    ) -> Sequence[StoredEntry]:
+        found = await read(run_id, start=start, limit=limit)
+        if any(each.seq == 5 for each in found):
+            raise CheckpointLoadError(f"entry 5 of run {run_id!r}", "is damaged")
+        return found
+
+    monkeypatch.setattr(runs.store, "read", read_but_five)
+
+    exported = runs("runs", "export", run_id)
+
+    assert len(whole) > 6
+    assert exported.out.splitlines() == whole[:5]
+    assert exported.code == 1
+    assert "entry 5" in exported.err
+    assert "The 5 entries before that were written." in exported.err
+    assert len(exported.err.splitlines()) == 1
 
 
 def test_an_export_goes_to_a_file_for_the_user_alone_and_replaces_none(runs: Kept) -> None:

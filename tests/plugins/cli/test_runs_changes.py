@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from kaizen import StoredEntry
+from kaizen.runlog import RunEnded, encode
 
 if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Kept
@@ -38,12 +39,12 @@ def test_a_fork_shares_the_past_and_goes_on_alone(runs: Kept) -> None:
     assert listed["forked_from"] == {"run_id": run_id, "length": 5}
     assert ready == [listed]
     assert resumed.code == 1  # the mail was under way at the checkpoint
-    assert "--decision call_1=repeat" in resumed.err
+    assert "--decision call_1=WORD" in resumed.err
     assert runs("runs", "resume", new_run_id, "mailer.py", "-d", "done").code == 0
     assert mails() == ["ann"]
     shown = {each["run_id"]: each["status"] for each in runs.listed()}
     assert shown == {run_id: "completed", new_run_id: "completed"}
-    assert f"(fork of {run_id[:8]})" in runs("runs", "list").out
+    assert f"fork of {run_id[:8]}" in runs("runs", "list").out
 
 
 def test_a_fork_as_json(runs: Kept) -> None:
@@ -181,6 +182,25 @@ def test_prune_deletes_unfinished_runs_when_told_but_none_that_is_carried_out(
     assert set(done.json["deleted"]) == set(aged.values()) - {aged["running"]}
     assert done.json["under_way"] == 1
     assert done.json["failed"] == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "stays"), [("TOOL_004", True), ("EXEC_001", False), ("", False)]
+)
+def test_prune_spares_what_failed_since_somebody_has_to_decide(
+    runs: Kept, code: str, *, stays: bool
+) -> None:
+    run_id = runs.cut(runs.mailed(), "tool_intended", new_run_id="undecided")
+    length = len(anyio.run(runs.store.read, run_id))
+    end = RunEnded(seq=length, at=1.0, status="failed", error_code=code)
+    runs.write(run_id, encode(end))
+
+    done = runs("runs", "prune", "--keep", "0", "--yes", "--json")
+
+    assert left(runs) == ({run_id} if stays else set())
+    assert done.json["unfinished_kept"] == int(stays)
+    assert runs("runs", "prune", "--keep", "0", "--unfinished", "--yes").code == 0
+    assert left(runs) == set()
 
 
 def test_prune_keeps_the_newest(runs: Kept) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from kaizen.runlog import RunEnded, encode
 
 if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Kept
@@ -76,6 +77,18 @@ def test_a_message_for_the_model_may_come_before_the_run_goes_on(runs: Kept) -> 
     assert told.err == f"Left for {crashed}, which reads it once it goes on.\n"
     ((_, message),) = anyio.run(runs.store.receive, [crashed])
     assert json.loads(message)["text"] == "Hurry"
+
+
+def test_a_run_that_never_goes_on_takes_no_message_for_its_model(runs: Kept) -> None:
+    cancelled = runs.cut(runs.mailed(), "model_replied")
+    ended = RunEnded(seq=3, at=1.0, status="cancelled")
+    runs.write(cancelled, encode(ended))
+
+    refused = runs("runs", "steer", cancelled, "Hurry")
+
+    assert refused.code == 1
+    assert "is carried out by nobody" in refused.err
+    assert anyio.run(runs.store.receive, [cancelled]) == []
 
 
 def test_a_reason_without_end_is_refused(runs: Kept) -> None:

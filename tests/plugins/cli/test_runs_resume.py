@@ -93,9 +93,11 @@ def test_a_call_that_was_cut_off_stops_the_resume_until_somebody_decides(
     assert refused.code == 1
     assert len(refused.err.splitlines()) == 1
     assert "was cut off while it called send_mail" in refused.err
-    assert "--decision call_1=repeat" in command
+    assert command.endswith("--decision call_1=WORD")
     assert mails() == ["ann"]
-    assert runs.typed(command).code == 0
+    assert runs.typed(command).code == 2  # nobody has decided yet
+    assert runs.typed(command.replace("=WORD", "=done")).code == 0
+    assert mails() == ["ann"]
 
 
 OUTER = """
@@ -122,7 +124,7 @@ def test_a_call_of_a_run_inside_is_decided_about_with_the_run_outside(runs: Kept
     outer = done.json["run_id"]
     (inner,) = {each["run_id"] for each in runs.listed("--all")} - {outer}
     for run_id in (outer, inner):
-        runs.cut_short(run_id, "tool_intended")
+        runs.cut_short(run_id, "tool_finished")
 
     shown = runs("runs", "show", outer).out
     refused = runs("runs", "resume", outer, "outer.py")
@@ -131,7 +133,7 @@ def test_a_call_of_a_run_inside_is_decided_about_with_the_run_outside(runs: Kept
     assert mails() == ["ann"]
     assert f"{inner}:call_1 send_mail {{'to': 'ann'}}" in shown
     assert refused.code == 1
-    assert f"--decision {inner}:call_1=repeat" in refused.err
+    assert f"--decision {inner}:call_1=WORD" in refused.err
     assert resumed.code == 0, resumed.err
     assert resumed.out == "You said: You said: Done.\n"
 
@@ -166,7 +168,7 @@ def test_nothing_is_imported_because_a_record_says_so(runs: Kept) -> None:
 
     assert refused.code == 2
     assert "belongs to agent 'mailer'; name where that is." in refused.err
-    assert f"Type: kaizen runs resume {crashed} mailer.py" in refused.err
+    assert f"Type: `kaizen runs resume {crashed} mailer.py" in refused.err
     assert "imported" not in refused.err
 
 
@@ -221,7 +223,7 @@ def test_a_question_to_files_goes_on_with_the_paths_that_are_typed(
 
     assert without.code == missing.code == 2
     assert f"Run {crashed} read notes." in without.err
-    assert f"Type: kaizen runs resume {crashed} notes --provider sample" in without.err
+    assert f"Type: `kaizen runs resume {crashed} notes --provider sample" in without.err
     assert "Path 'nowhere' does not exist." in missing.err
     assert resumed.code == 0, resumed.err
     assert resumed.out.startswith("I read: The harbour opens at 6 in the morning.\n")
@@ -249,6 +251,23 @@ def test_an_answer_of_a_conversation_goes_on(
     assert resumed.out == "echo: Good morning\n"
 
 
+def test_what_a_run_began_with_and_goes_on_without_is_named(
+    runs: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = runs("run", "mailer.py", "text=x", "-p", "sample", "-m", "one", "--json")
+    crashed = runs.cut(done.json["run_id"], "model_replied")
+    here, target = Path.cwd(), Path("mailer.py").absolute()
+
+    same = runs("runs", "resume", crashed, "mailer.py", "-p", "sample", "-m", "one")
+    monkeypatch.chdir(tmp_path)
+    other = runs("runs", "resume", crashed, target, "-p", "sample", "-m", "two")
+
+    assert "The run began" not in same.err
+    lines = other.err.splitlines()
+    assert "The run began with --model one, which is not given now." in lines
+    assert f"The run began in {here}." in "".join(lines)
+
+
 def test_a_run_that_is_stopped_again_says_again_how_it_goes_on(runs: Kept) -> None:
     crashed = runs.cut(runs.mailed(), "model_replied")
     Path("stop").touch()
@@ -271,5 +290,7 @@ def test_ctrl_c_stops_a_kept_run_after_the_turn_and_says_how_it_goes_on(
     terminal.type("\x03")
 
     assert terminal.finish() == 130
-    assert "Interrupted. Go on with: kaizen runs resume " in terminal.seen
+    last = terminal.seen.splitlines()[-1]
+    assert "Interrupted. Go on with: kaizen runs resume " in last
+    assert last.endswith("--plugin sample_stores:Store")  # in one line, to be copied
     assert "Traceback" not in terminal.seen

@@ -11,16 +11,21 @@ import anyio
 import pytest
 from kaizen import (
     AgentInterrupted,
+    AgentLoop,
     BaseAgent,
     InterruptMode,
     InterruptReason,
     InterruptSignal,
     Kernel,
+    Result,
     Run,
+    RunRequest,
     current_run,
+    hookimpl,
     tool,
 )
-from kaizen.runlog import Interrupted, Noted
+from kaizen.checkpoints import fork, read_log
+from kaizen.runlog import Interrupted, Marked, Noted
 from kaizen.testing import Call, MemoryCheckpointStore, ScriptedModel
 from kaizen_interrupts import BudgetAlert, BudgetInterruptHandler
 
@@ -203,6 +208,101 @@ async def test_a_run_that_is_resumed_is_counted_once(
 
     assert result.cost_usd == 2
     assert handler.spent_usd("s") == 2
+
+
+async def test_a_fork_is_charged_with_what_it_cost_since(
+    running: Running, model: ScriptedModel
+) -> None:
+    costing(model, "1")
+    handler = BudgetInterruptHandler(100, track_by="agent")
+    store = MemoryCheckpointStore()
+
+    @tool(danger="safe", idempotent=True)
+    async def mark() -> str:
+        """Mark the run."""
+        await current_run().checkpoint("here")
+        return "marked"
+
+    async with running() as kernel:
+        await with_budget(kernel, handler)
+        agent = BaseAgent(
+            signature="question -> answer",
+            tools=[mark],
+            kernel=kernel,
+            store=store,
+            agent_id="a",
+        )
+        model.say(Call("mark"), "one", "two", "three")
+        first = await agent.run(question="?")
+        assert first.cost_usd == handler.spent_usd("a") == 2
+
+        await agent.resume(await fork(store, first.run_id))
+        assert handler.spent_usd("a") == 2
+        (place,) = (
+            each.mark_id
+            for each in await read_log(store, first.run_id)
+            if isinstance(each, Marked)
+        )
+        forked = await fork(store, place)
+        second = await agent.resume(forked)
+        assert second.cost_usd == 2
+        assert handler.spent_usd("a") == 3
+        await agent.resume(forked)
+        await agent.resume(await fork(store, forked))
+
+    assert handler.spent_usd("a") == 3
+
+
+async def test_a_run_that_names_its_user_on_its_way_is_counted_for_that_user(
+    running: Running, model: ScriptedModel
+) -> None:
+    class Login:
+        @hookimpl
+        async def wrap_agent_loop(
+            self, request: RunRequest, call_next: AgentLoop
+        ) -> Result:
+            current_run().metadata = {"user_id": request.inputs["question"]}
+            return await call_next(request)
+
+    costing(model, "1")
+    handler = BudgetInterruptHandler(2, track_by="user")
+    async with running(Login()) as kernel:
+        await with_budget(kernel, handler)
+        agent = BaseAgent(signature="question -> answer", kernel=kernel)
+        model.say("yes", "yes", "yes")
+        for user in ("ann", "bob", "ann"):
+            await agent.run(question=user)
+        with pytest.raises(AgentInterrupted, match="user 'ann' has spent its budget"):
+            await agent.run(question="ann")
+
+    assert handler.spent_usd("ann") == 2
+    assert handler.spent_usd("bob") == 1
+    assert handler.spent_usd("") == 0
+
+
+async def test_a_run_that_names_its_user_after_it_was_counted_stops_nobody(
+    running: Running, model: ScriptedModel
+) -> None:
+    costing(model, "1")
+    handler = BudgetInterruptHandler(100, track_by="user")
+    async with running() as kernel:
+        await with_budget(kernel, handler)
+
+        @tool(danger="safe")
+        async def login() -> str:
+            """Name the user."""
+            current_run().metadata = {"user_id": "ann"}
+            return "welcome"
+
+        agent = BaseAgent(
+            {"max_cycles": 2}, "question -> answer", tools=[login], kernel=kernel
+        )
+        model.say(Call("login"), "yes", "yes")
+        await agent.run(question="?")
+        await agent.run(question="?")
+
+    assert handler.spent_usd("ann") == 2
+    assert handler.spent_usd("") == 1
 
 
 async def test_a_run_inside_a_resumed_run_is_counted_once(

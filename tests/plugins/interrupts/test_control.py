@@ -34,6 +34,7 @@ class WatchedStore(MemoryCheckpointStore):
         asked: For which runs it was, each time.
         problem: What it raises then.
         full: Whether it takes no more messages.
+        sent: How many messages were left.
     """
 
     def __init__(self) -> None:
@@ -42,8 +43,10 @@ class WatchedStore(MemoryCheckpointStore):
         self.again = anyio.Event()
         self.problem: Exception | None = None
         self.full = False
+        self.sent = 0
 
     async def send(self, run_id: str, message: bytes) -> None:
+        self.sent += 1
         if self.full:
             raise CheckpointSaveError(f"run {run_id!r}", "has too many messages")
         await super().send(run_id, message)
@@ -183,8 +186,22 @@ async def test_a_sender_is_told_at_once_what_no_run_would_take() -> None:
         await control.steer("run", "x" * 100_001)
     with pytest.raises(ValidationError):
         await control.interrupt("run", message="x" * 1_001)
+    with pytest.raises(ValueError, match="at most 1000 characters"):
+        await control.cancel("run", message="x" * 1_001)
     with pytest.raises(CheckpointSaveError):
         await control.pause("../run")
+    with pytest.raises(ValueError, match="by has at most 100 characters, not 101"):
+        RunControl(MemoryCheckpointStore(), by="x" * 101)
+
+
+async def test_what_is_no_character_is_sent_as_a_question_mark() -> None:
+    store = MemoryCheckpointStore()
+    control = RunControl(store, by="\ud800")
+    await control.interrupt("run", message="\ud800")
+    await control.cancel("run", message="\ud800")
+
+    sent = [json.loads(each) for _, each in await store.receive(["run"])]
+    assert [(each["by"], each["message"]) for each in sent] == [("?", "?")] * 2
 
 
 async def test_commands_wait_for_a_run_until_it_is_carried_out(
@@ -224,12 +241,33 @@ async def test_a_message_to_a_model_that_asks_no_more_waits_for_the_run_to_go_on
             with anyio.fail_after(10):
                 for _ in range(3):
                     await store.again.wait()
+            assert store.sent == 1
             worker.go_on.set()
             await ended(run)
+        assert store.sent == 2  # before the kernel stops, and the store with it
 
     assert [each for _, each in await store.receive([run.id])] == [
         b'{"by":"","command":"steer","text":"too late"}'
     ]
+
+
+async def test_messages_that_come_too_late_keep_their_order(
+    running: Running, model: ScriptedModel
+) -> None:
+    store = WatchedStore()
+    async with running(poll_interval=POLL_S) as kernel:
+        worker = Worker(model, kernel, store=store)
+        async with worker.agent.stream(question="?") as run:
+            await worker.turn.wait()
+            run.interrupt()
+            for number in range(3):
+                await RunControl(store).steer(run.id, str(number))
+                await store.emptied(run.id)
+            worker.go_on.set()
+            await ended(run)
+
+    texts = [json.loads(each)["text"] for _, each in await store.receive([run.id])]
+    assert texts == ["0", "1", "2"]
 
 
 async def test_a_message_that_cannot_be_put_back_is_reported_and_others_are_heard(

@@ -32,7 +32,7 @@ from kaizen_interrupts import (
     TimeoutInterruptHandler,
 )
 
-from .conftest import Running, Worker, default_manager, ended
+from .conftest import Running, Worker, costing, default_manager, ended
 
 pytestmark = pytest.mark.anyio
 
@@ -57,10 +57,36 @@ class TestTimeout(Contexts):
         return TimeoutInterruptHandler(10)
 
 
-class TestBudget(Contexts):
+class TestBudget(InterrupterConformance):
     @pytest.fixture
-    def interrupter(self) -> Interrupter:
+    def interrupter(self) -> BudgetInterruptHandler:
         return BudgetInterruptHandler(10)
+
+    @pytest.fixture
+    async def quiet(
+        self, interrupter: BudgetInterruptHandler, running: Running, model: ScriptedModel
+    ) -> Mapping[str, Any]:
+        return await run_that_costs("9", interrupter, running, model)
+
+    @pytest.fixture
+    async def loud(
+        self, interrupter: BudgetInterruptHandler, running: Running, model: ScriptedModel
+    ) -> Mapping[str, Any]:
+        return await run_that_costs("10", interrupter, running, model)
+
+
+async def run_that_costs(
+    cost_usd: str, handler: BudgetInterruptHandler, running: Running, model: ScriptedModel
+) -> Mapping[str, Any]:
+    """Return what a handler is told of a run that it was told of."""
+    costing(model, cost_usd)
+    model.say("yes")
+    async with running() as kernel:
+        agent = BaseAgent(signature="question -> answer", kernel=kernel)
+        async with agent.stream(question="?") as run:
+            handler.begin(run)
+            await ended(run)
+    return {"run": run, "run_id": run.id}
 
 
 class Saying(BaseInterruptHandler):
@@ -432,3 +458,56 @@ async def test_without_handlers_a_run_has_no_task_beside_it(
 
 def running_tasks() -> int:
     return len(anyio.get_running_tasks())
+
+
+@pytest.mark.parametrize("mode", ["immediate", IMMEDIATE])
+async def test_a_reason_may_say_its_mode_in_a_word(
+    running: Running, model: ScriptedModel, mode: Any
+) -> None:
+    handler = Saying()
+    async with running(check_interval=0.01) as kernel:
+        (await default_manager(kernel)).add_handler(handler)
+        worker = Worker(model, kernel)
+        async with worker.agent.stream(question="?") as run:
+            await worker.turn.wait()
+            handler.answer = InterruptReason(mode=mode, message="now")
+            error = await ended(run)
+
+    assert isinstance(error, AgentInterrupted)
+    assert error.reason.mode is IMMEDIATE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        InterruptReason(mode="brutal"),  # type: ignore[arg-type]
+        InterruptReason(message=None),  # type: ignore[arg-type]
+        InterruptReason(metadata="x"),  # type: ignore[arg-type]
+        True,
+    ],
+    ids=["mode", "message", "metadata", "bool"],
+)
+async def test_an_answer_that_is_no_reason_in_the_middle_of_a_turn_is_a_failure(
+    running: Running, model: ScriptedModel, answer: Any
+) -> None:
+    handler = Saying()
+    async with running(check_interval=0.01) as kernel:
+        (await default_manager(kernel)).add_handler(handler)
+        worker = Worker(model, kernel)
+        async with worker.agent.stream(question="?") as run:
+            await worker.turn.wait()
+            handler.answer = answer
+            with anyio.fail_after(10):
+                while run.interrupted is None:
+                    await handler.again.wait()
+            worker.go_on.set()
+            error = await ended(run)
+
+    assert isinstance(error, AgentInterrupted)
+    assert error.reason.metadata["error_code"] == InterruptHandlerError.code
+
+
+@pytest.mark.parametrize("value", ["5", True, None])
+def test_a_limit_that_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="timeout_seconds is a number above 0"):
+        TimeoutInterruptHandler(value)

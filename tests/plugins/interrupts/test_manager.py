@@ -438,3 +438,85 @@ async def test_what_is_raised_while_a_kernel_runs_is_raised_as_it_is(
         async with running():
             raise problem
     assert caught.value is problem
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "help_"),
+    [
+        ({"reason": InterruptSignal.SHUTDOWN}, TypeError, "signal=…"),
+        ({"reason": InterruptSource.USER}, TypeError, "source=…"),
+        ({"reason": InterruptMode.IMMEDIATE}, TypeError, "mode=…"),
+        ({"reason": None}, TypeError, "is no InterruptReason"),
+        ({"reason": InterruptReason(message=None)}, TypeError, "a text as message"),  # type: ignore[arg-type]
+        ({"metadata": "x"}, TypeError, "a mapping as metadata"),
+        ({"mode": "brutal"}, ValueError, "brutal"),
+        ({"signal": "bored"}, ValueError, "bored"),
+        ({"source": "nobody"}, ValueError, "nobody"),
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_refused_and_stops_nothing(
+    running: Running,
+    model: ScriptedModel,
+    wrong: dict[str, Any],
+    error: type[Exception],
+    help_: str,
+) -> None:
+    async with running() as kernel:
+        manager = await default_manager(kernel)
+        with pytest.raises(error, match=help_):
+            manager.request_interrupt(**wrong)
+        assert not manager.is_interrupted()
+        model.say("yes")
+        agent = BaseAgent(signature="question -> answer", kernel=kernel)
+        assert (await agent.run(question="?")).answer == "yes"
+
+
+def test_a_request_may_be_made_in_words() -> None:
+    manager = InterruptManager()
+    words: dict[str, Any] = {"mode": "immediate", "signal": "timeout", "source": "user"}
+
+    assert manager.request_interrupt("enough", **words)
+
+    assert manager.get_reason() == InterruptReason(
+        source=InterruptSource.USER,
+        mode=InterruptMode.IMMEDIATE,
+        signal=InterruptSignal.TIMEOUT,
+        message="enough",
+    )
+
+
+async def test_a_run_that_cannot_be_asked_keeps_no_other_from_it(
+    running: Running,
+    model: ScriptedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as kernel:
+        manager = await default_manager(kernel)
+        one, two = (Worker(model, kernel) for _ in range(2))
+        async with (
+            one.agent.stream(question="?") as first,
+            two.agent.stream(question="?") as second,
+        ):
+            await one.turn.wait()
+            await two.turn.wait()
+            real = Run.interrupt
+
+            def interrupt(run: Run, reason: InterruptReason | None = None) -> bool:
+                if run is first:
+                    raise LookupError("lost")
+                return real(run, reason)
+
+            monkeypatch.setattr(Run, "interrupt", interrupt)
+            assert manager.request_interrupt("stop", mode=InterruptMode.IMMEDIATE)
+            assert isinstance(await ended(second), AgentInterrupted)
+            monkeypatch.undo()
+            first.cancel()
+
+    assert f"run {first.id} could not be reached: lost" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "x" * 100_001])
+def test_a_text_that_no_model_would_read_is_refused_also_without_runs(text: str) -> None:
+    with pytest.raises(ValueError, match="1 to 100000 characters"):
+        InterruptManager().steer(text)

@@ -167,15 +167,19 @@ async def test_signals_reach_the_manager_and_are_given_back_afterwards() -> None
     assert after == before
 
 
-async def test_signals_inside_a_block_that_handles_them_are_never_swallowed(
-    anyio_backend: str,
-) -> None:
-    async with handle_signals(InterruptManager(), signals=(Signals.SIGUSR1,)):
-        async with handle_signals(InterruptManager(), signals=(Signals.SIGUSR1,)):
-            pass
-        given_back = signal.getsignal(Signals.SIGUSR1) is not signal.SIG_DFL
-        assert given_back == (anyio_backend == "trio")  # asyncio forgets the outer one
-    assert signal.getsignal(Signals.SIGUSR1) is signal.SIG_DFL
+async def test_a_second_block_that_would_take_the_signals_from_the_first_is_refused() -> (
+    None
+):
+    manager = InterruptManager()
+    for _ in range(2):
+        async with handle_signals(manager, signals=(Signals.SIGUSR1,)):
+            with pytest.raises(ConfigurationError, match="add_child"):
+                async with handle_signals(InterruptManager(), signals=(Signals.SIGUSR1,)):
+                    pass  # pragma: no cover
+            signal.raise_signal(Signals.SIGUSR1)
+            await until(manager.is_interrupted)
+        assert signal.getsignal(Signals.SIGUSR1) is signal.SIG_DFL
+        manager.clear_interrupt()
 
 
 async def test_what_is_raised_while_signals_are_handled_is_raised_as_it_is() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import kaizen_sqlite
 import pytest
@@ -58,6 +60,54 @@ async def test_a_file_may_have_any_name_and_is_only_ever_a_file(tmp_path: Path) 
                 await store.send("run", b"hello")
 
     assert sorted(each.name for each in content(tmp_path)) == sorted(names)
+
+
+NO_FILES = [":memory:", "", "sqlite:///runs.db", "file:runs.db?mode=ro", "https://x/y"]
+
+
+@pytest.mark.parametrize("path", NO_FILES)
+def test_what_is_no_path_of_a_file_is_refused_with_the_way_out(path: str) -> None:
+    help_ = "MemoryCheckpointStore|give the path alone"
+    with pytest.raises(ValueError, match=help_):
+        SqliteStorage(path)
+    if path:  # in a setting, that is the working directory
+        with pytest.raises(ValueError, match=help_):
+            SqlitePlugin.Settings.model_validate({"path": path})
+
+
+def test_a_path_on_a_drive_is_no_address() -> None:
+    assert "runs.db" in repr(SqliteStorage("C:/data/runs.db"))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("below", ["runs.db", "more/runs.db"])
+async def test_a_path_below_a_file_is_named_as_that(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    with pytest.raises(StorageUnavailableError, match="is a file, not a folder") as caught:
+        await SqliteStorage(file / below).runs()
+
+    assert repr(str(file)) in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_slip_in_a_program_is_no_failure_of_the_store(path: Path) -> None:
+    async with SqliteStorage(path) as store:
+        await store.send("run", b"hello")
+        slips: list[Callable[[Any], Awaitable[object]]] = [
+            lambda wrong: store.runs(limit=wrong),
+            lambda wrong: store.read("run", start=wrong),
+            lambda wrong: store.read("run", limit=wrong),
+            lambda wrong: store.fork("run", length=wrong, new_run_id="other"),
+            lambda wrong: store.claim("run", owner="me", lease_s=wrong),
+        ]
+        for slip in slips:
+            with pytest.raises(TypeError):
+                await slip([])
+        with pytest.raises(TypeError):
+            await store.runs(limit=None)  # type: ignore[arg-type]
+        assert list(await store.receive(["run"])) == [("run", b"hello")]
 
 
 @pytest.mark.anyio

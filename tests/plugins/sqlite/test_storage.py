@@ -179,7 +179,7 @@ async def test_no_thread_is_left_of_a_file_that_cannot_be_opened(tmp_path: Path)
 
 async def test_a_folder_that_cannot_be_made_is_told(path: Path) -> None:
     write(path, b"")
-    with pytest.raises(StorageUnavailableError, match="cannot be reached"):
+    with pytest.raises(StorageUnavailableError, match="is a file, not a folder"):
         await SqliteStorage(path / "runs.db").runs()
 
 

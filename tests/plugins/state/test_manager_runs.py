@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -16,16 +16,18 @@ from kaizen import (
     CheckpointLoadError,
     CheckpointSaveError,
     CheckpointStore,
+    InterruptEvent,
     InterruptMode,
     InterruptReason,
     Kernel,
     StoredEntry,
     current_run,
+    hookimpl,
     tool,
 )
 from kaizen.checkpoints import fork, read_log
 from kaizen.run import Run
-from kaizen.runlog import Marked, Resumed, encode
+from kaizen.runlog import Marked, Resumed, RunEnded, RunStatus, encode
 from kaizen.testing import (
     Call,
     Line,
@@ -34,7 +36,7 @@ from kaizen.testing import (
     RecordingPlugin,
     ScriptedModel,
 )
-from kaizen_state import FilesystemStorage, StateManager, StatePlugin
+from kaizen_state import AgentState, FilesystemStorage, StateManager, StatePlugin
 
 pytestmark = pytest.mark.anyio
 
@@ -582,6 +584,91 @@ async def test_a_run_that_has_not_ended_stays_unless_that_was_asked_for(
     assert len(await store.runs()) == 1
 
 
+async def test_a_run_that_was_interrupted_stays_and_leaves_the_others_their_places(
+    store: CheckpointStore,
+) -> None:
+    manager = StateManager(store, retention_count=1)
+    async with running_kernel(["done", Call("stop"), "done"]) as kernel:
+        agent = walker(kernel, state_manager=manager)
+        first = (await agent.run(task="Walk.")).run_id
+        with pytest.raises(AgentInterrupted) as stopped:
+            await agent.run(task="Walk.")
+        assert (await manager.load_checkpoint(first)).status == "completed"
+        last = (await agent.run(task="Walk.")).run_id
+
+    left = {stopped.value.run_id, last}
+    assert {each.run_id for each in await store.runs()} == left
+    assert await StateManager(store, retention_count=1).prune() == []
+    async with running_kernel(["done"]) as kernel:
+        again = walker(kernel, state_manager=StateManager(store, retention_count=1))
+        await again.run(task="Walk.")
+    assert stopped.value.run_id in {each.run_id for each in await store.runs()}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "goes"),
+    [
+        ("completed", "", True),
+        ("failed", "EXEC_001", True),
+        ("cancelled", "", True),
+        ("failed", "TOOL_004", False),
+        ("interrupted", "INTERRUPT_003", False),
+    ],
+)
+async def test_what_has_ended_for_good_goes_and_what_waits_for_a_decision_stays(
+    store: CheckpointStore, status: RunStatus, code: str, goes: bool
+) -> None:
+    manager = StateManager(store, ttl_seconds=1e-9)
+    async with running_kernel(["done"]) as kernel:
+        agent = walker(kernel, agent_id="walker", store=store)
+        run_id = (await agent.run(task="Walk.")).run_id
+    length = len(await store.read(run_id))
+    end = RunEnded(seq=length + 1, at=1.0, status=status, error_code=code)
+    await store.append(run_id, [await reopened(store, run_id), encode(end)])
+
+    dropped = await manager.prune()
+
+    assert dropped == ([run_id] if goes else [])
+    assert await manager.prune(unfinished=True) == ([] if goes else [run_id])
+
+
+async def test_states_in_a_fork_are_no_runs_that_are_let_go(
+    store: CheckpointStore,
+) -> None:
+    manager = StateManager(store, retention_count=2)
+    base = await manager.save_checkpoint(AgentState(agent_id="walker"))
+    forked = await manager.fork_from_checkpoint(base, "other")
+    mine = await manager.save_checkpoint(forked, "mine")
+    async with running_kernel(["done"] * 4) as kernel:
+        agent = walker(kernel, agent_id="other", state_manager=manager)
+        for _ in range(4):
+            await agent.run(task="Walk.")
+
+    assert (await manager.load_checkpoint(mine)).description == "mine"
+    assert len(await store.runs(agent_id="other")) == 3
+
+
+async def test_nothing_of_the_plugins_is_left_in_what_observers_see(
+    store: CheckpointStore,
+) -> None:
+    class Watcher:
+        seen: ClassVar[list[dict[str, Any]]] = []
+
+        @hookimpl
+        async def post_interrupt(self, event: InterruptEvent) -> None:
+            self.seen.append(dict(event.metadata))
+
+    async with running_kernel(
+        [*steps(1), Call("stop")], state_plugin(), Watcher()
+    ) as kernel:
+        agent = walker(kernel, state_manager=StateManager(store))
+        with pytest.raises(AgentInterrupted) as stopped:
+            await agent.run(task="Walk.")
+
+    assert len(await marks(store, stopped.value.run_id)) == 1
+    assert not [name for each in Watcher.seen for name in each if "kaizen_state" in name]
+
+
 async def test_a_run_that_is_carried_out_stays_whatever_is_asked(
     store: CheckpointStore,
 ) -> None:
@@ -715,3 +802,22 @@ async def test_an_old_run_that_is_deleted_at_a_mark_is_not_taken_for_the_latest(
 
     assert latest is not None
     assert latest.run_id == new
+
+
+async def test_a_run_damaged_at_its_start_is_told_of_when_the_latest_is_sought(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FilesystemStorage(tmp_path, compress=False)
+    manager = StateManager(store)
+    async with running_kernel(["old", "new"]) as kernel:
+        agent = walker(kernel, state_manager=manager)
+        old = (await agent.run(task="Walk.")).run_id
+        new = (await agent.run(task="Walk.")).run_id
+    (segment,) = (tmp_path / new).glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes().replace(b"Walk.", b"Talk.", 1))
+
+    latest = await StateManager(FilesystemStorage(tmp_path)).resume_from_latest("walker")
+
+    assert latest is not None
+    assert latest.run_id == old
+    assert f"run {new} is damaged, so that nobody can tell" in caplog.text

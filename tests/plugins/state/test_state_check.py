@@ -346,6 +346,11 @@ def test_writing_again_what_is_there_changes_nothing(golden: Path) -> None:
     assert {path.name: path.read_bytes() for path in golden.iterdir()} == before
 
 
+def test_force_alone_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "--force") == 2
+    assert "--write" in capsys.readouterr().err
+
+
 def test_a_release_is_not_written_over_unless_that_is_forced(
     golden: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import time
 
 from kaizen.claims import Claim, held_by_another, is_run_id
-from kaizen.errors import CheckpointLoadError, CheckpointSaveError
+from kaizen.errors import CheckpointLoadError, CheckpointSaveError, UnknownRunError
 from kaizen.ports import RunRecord, StoredEntry
 from kaizen.runlog import described
 
@@ -123,9 +123,7 @@ class MemoryCheckpointStore:
         try:
             return self._logs[run_id]
         except KeyError:
-            raise CheckpointLoadError(
-                f"run {run_id!r}", "is unknown to the store"
-            ) from None
+            raise UnknownRunError(f"run {run_id!r}", "is unknown to the store") from None
 
 
 def _check_id(run_id: str, error: type[CheckpointLoadError | CheckpointSaveError]) -> None:

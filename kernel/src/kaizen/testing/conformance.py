@@ -28,7 +28,13 @@ import pytest
 from kaizen._bounded import stepped
 from kaizen.agent import BaseAgent
 from kaizen.claims import is_gone, new_owner
-from kaizen.errors import CheckpointLoadError, CheckpointSaveError, ToolArgumentsError
+from kaizen.errors import (
+    CheckpointLoadError,
+    CheckpointSaveError,
+    ClaimLostError,
+    ToolArgumentsError,
+    UnknownRunError,
+)
 from kaizen.interrupts import InterruptReason
 from kaizen.kernel import Kernel
 from kaizen.messages import Message, ModelDelta, ModelProfile, ModelReply, ModelRequest
@@ -351,7 +357,7 @@ class CheckpointStoreConformance:
         assert [each.length for each in await store.runs()] == [length]
 
     async def test_an_unknown_run_is_an_error(self, store: CheckpointStore) -> None:
-        with pytest.raises(CheckpointLoadError):
+        with pytest.raises(UnknownRunError):
             await store.read("nobody")
 
     async def test_a_fork_shares_the_past_and_nothing_else(
@@ -494,7 +500,7 @@ class CheckpointStoreConformance:
 
     async def test_a_run_has_one_writer(self, store: CheckpointStore) -> None:
         await store.claim("run", owner="a", lease_s=60)
-        with pytest.raises(CheckpointSaveError):
+        with pytest.raises(ClaimLostError):
             await store.claim("run", owner="b", lease_s=60)
 
     async def test_a_writer_whose_claim_was_taken_over_cannot_write(
@@ -502,7 +508,7 @@ class CheckpointStoreConformance:
     ) -> None:
         old = await store.claim("run", owner="a", lease_s=0)
         new = await store.claim("run", owner="b", lease_s=60)
-        with pytest.raises(CheckpointSaveError):
+        with pytest.raises(ClaimLostError):
             await store.append("run", _entries(0, 1), token=old)
         await store.append("run", _entries(0, 1), token=new)
 
@@ -536,9 +542,9 @@ class CheckpointStoreConformance:
         self, store: CheckpointStore
     ) -> None:
         token = await store.claim("run", owner="a", lease_s=60)
-        with pytest.raises(CheckpointSaveError):
+        with pytest.raises(ClaimLostError):
             await store.append("run", _entries(0, 1))
-        with pytest.raises(CheckpointSaveError):
+        with pytest.raises(ClaimLostError):
             await store.append("run", _entries(0, 1), token=token + 1)
         await store.append("run", _entries(0, 1), token=token)
         assert list(await store.read("run")) == _entries(0, 1)
@@ -548,7 +554,7 @@ class CheckpointStoreConformance:
     ) -> None:
         token = await store.claim("run", owner="a", lease_s=60)
         for lease_s in (60.0, 0.0):
-            with pytest.raises(CheckpointSaveError):
+            with pytest.raises(ClaimLostError):
                 await store.claim("run", owner="b", lease_s=lease_s)
         await store.append("run", _entries(0, 1), token=token)
         assert await store.claim("run", owner="a", lease_s=60) == token
@@ -643,7 +649,7 @@ class CheckpointStoreConformance:
             await store.fork("run", length=3, new_run_id="branch")
         with pytest.raises(CheckpointSaveError):
             await store.fork("run", length=1, new_run_id="other")
-        with pytest.raises(CheckpointLoadError):
+        with pytest.raises(UnknownRunError):
             await store.fork("nobody", length=0, new_run_id="branch")
 
     async def test_an_id_that_no_run_has_leads_nowhere(
@@ -681,7 +687,7 @@ class CheckpointStoreConformance:
     async def test_a_deleted_run_is_gone(self, store: CheckpointStore) -> None:
         await store.append("run", _entries(0, 1))
         await store.delete("run")
-        with pytest.raises(CheckpointLoadError):
+        with pytest.raises(UnknownRunError):
             await store.read("run")
         assert list(await store.runs()) == []
         await store.delete("run")
@@ -702,7 +708,7 @@ class CheckpointStoreConformance:
     ) -> None:
         await store.append("run", _entries(0, 1))
         await store.claim("run", owner="a", lease_s=60)
-        with pytest.raises(CheckpointSaveError):
+        with pytest.raises(ClaimLostError):
             await store.delete("run")
         assert list(await store.read("run")) == _entries(0, 1)
 

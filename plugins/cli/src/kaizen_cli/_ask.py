@@ -114,7 +114,7 @@ async def give_answer(
     except UnknownNameError as error:
         raise file_tools_missing(error) or error from None
     if run.result is None:
-        terminal.note(stopped(run, recorded, without="answer"), style="")
+        terminal.note(stopped(run, recorded, without="answer"), style="", fold=False)
         return INTERRUPTED
     _show(terminal, run.inputs["question"], run.result, as_json=as_json)
     return 0

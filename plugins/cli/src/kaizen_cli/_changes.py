@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import time
 
 import anyio
 import click
 from kaizen.checkpoints import fork, rewind
-from kaizen.errors import CheckpointError, CheckpointLoadError
-from kaizen.ports import RunRecord
-from kaizen.runlog import ToolFinished, history
+from kaizen.errors import CheckpointError, CheckpointLoadError, OutcomeUnknownError
+from kaizen.ports import CheckpointStore, RunRecord
+from kaizen.runlog import ToolFinished, decode, history
 
 from kaizen_cli._options import Options
 from kaizen_cli._overview import Overview, all_records, beneath, find, overview
@@ -27,7 +27,7 @@ __all__ = ["fork_run", "prune", "rewind_run"]
 FAILED = 1
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
-_FINISHED = ("completed", "failed", "cancelled")
+_FINISHED = ("completed", "failed", "cancelled")  # as the plugin `state` has it
 _MAX_NAMED = 20
 
 
@@ -169,7 +169,8 @@ def prune(
     async def look() -> _Choice:
         async with store_session(options, terminal) as store:
             records = await all_records(store)
-            return _chosen(records, age=age, keep=keep or 0, unfinished=unfinished)
+            chosen = _chosen(records, age=age, keep=keep or 0, unfinished=unfinished)
+            return chosen if unfinished else await _decided(store, chosen)
 
     choice = anyio.run(look)
     if not as_json:
@@ -220,6 +221,26 @@ def _chosen(
         else:
             groups.append(group)
     return _Choice(groups=groups, spared=spared, busy=busy)
+
+
+async def _decided(store: CheckpointStore, choice: _Choice) -> _Choice:
+    """Spare the runs that failed since nobody knows what a call did: somebody may say."""
+    groups = []
+    for group in choice.groups:
+        record = group[-1]
+        if record.status != "failed" or not await _is_undecided(store, record):
+            groups.append(group)
+    spared = choice.spared + len(choice.groups) - len(groups)
+    return replace(choice, groups=groups, spared=spared)
+
+
+async def _is_undecided(store: CheckpointStore, record: RunRecord) -> bool:
+    try:
+        stored = await store.read(record.run_id, start=max(0, record.length - 1))
+        last = [decode(each) for each in stored]
+    except CheckpointLoadError:
+        return False
+    return any(getattr(each, "error_code", "") == OutcomeUnknownError.code for each in last)
 
 
 def _show_choice(terminal: Terminal, choice: _Choice) -> None:

@@ -15,7 +15,7 @@ import click
 from kaizen.errors import RunError
 
 from kaizen_cli._options import Options
-from kaizen_cli._overview import all_records, carried_out_by, find
+from kaizen_cli._overview import RESUMABLE, all_records, carried_out_by, find
 from kaizen_cli._session import store_session
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import as_json as to_json
@@ -71,7 +71,7 @@ def tell(options: Options, run: str, command: dict[str, Any], *, as_json: bool) 
     async def main() -> tuple[str, str]:
         async with store_session(options, terminal) as store:
             record, _ = find(await all_records(store), run)
-            early = command["command"] == "steer" and record.status != "completed"
+            early = command["command"] == "steer" and record.status in RESUMABLE
             if not (record.owner or early):
                 raise RunError(
                     f"run {record.run_id!r}",

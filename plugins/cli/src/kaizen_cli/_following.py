@@ -157,6 +157,7 @@ class Spinner(Progress):
     def __init__(self, terminal: Terminal) -> None:
         self._status = self._made(terminal)
         self._calls: dict[str, str] = {}
+        self._paused = ""
 
     def __enter__(self) -> Self:
         self._status.start()
@@ -178,8 +179,10 @@ class Spinner(Progress):
             self._update(described(event))
         elif isinstance(event, ToolFinished):
             self._calls.pop(event.call_id, None)
-            self._update(next(reversed(self._calls.values()), "thinking"))
+            waits = self._paused or "thinking"
+            self._update(next(reversed(self._calls.values()), waits))
         elif isinstance(event, ModelRequested | Paused | Continued):
+            self._paused = described(event) if isinstance(event, Paused) else ""
             self._update(described(event))
 
     def _update(self, step: str) -> None:

@@ -93,7 +93,13 @@ class Foreign(click.Command):
 
 
 class Section(click.Group):
-    """A group of commands that says what was meant where a name is misspelt."""
+    """A group of commands that explains itself where none, or a misspelt one, is named."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(context, args or ["--help"])
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -340,7 +346,7 @@ Examples:
 )
 @common()
 def runs() -> None:
-    """See the runs that were kept, let them go on, and steer those under way.
+    """See, resume, steer and delete the runs that were kept.
 
     RUN is the id of a run, or the beginning of one; CHECKPOINT is RUN:POSITION, as
     `kaizen runs show` lists them.
@@ -445,7 +451,10 @@ _yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @common()
 @click.pass_obj
 def fork_run(options: Options, /, **given: Any) -> int:
-    """Begin a run that shares the past of another, up to a checkpoint or its end."""
+    """Begin another run, with the past of one.
+
+    They share it up to the CHECKPOINT, or up to its end where only a RUN is named.
+    """
     from kaizen_cli import _changes
 
     return _changes.fork_run(options, **given)
@@ -458,7 +467,10 @@ def fork_run(options: Options, /, **given: Any) -> int:
 @common()
 @click.pass_obj
 def rewind_run(options: Options, /, **given: Any) -> int:
-    """Let a run go back to a checkpoint; its log keeps what it did since."""
+    """Let a run go back to a checkpoint.
+
+    Its log keeps what it did since, and what its tools did stays done.
+    """
     from kaizen_cli import _changes
 
     return _changes.rewind_run(options, **given)
@@ -494,7 +506,10 @@ def prune_runs(options: Options, /, **given: Any) -> int:
 @common()
 @click.pass_obj
 def export_run(options: Options, /, **given: Any) -> int:
-    """Write the log of a run as JSON, one entry a line."""
+    """Write the log of a run as JSON, one entry a line.
+
+    Of a log that is damaged, it writes what stands before the damage.
+    """
     from kaizen_cli import _runs
 
     return _runs.export(options, **given)
@@ -531,7 +546,10 @@ def continue_run(options: Options, run: str, as_json: bool) -> int:
 @common()
 @click.pass_obj
 def steer_run(options: Options, run: str, text: str, as_json: bool) -> int:
-    """Say something to the model of a run under way; it reads it at its next turn."""
+    """Say something to the model of a run.
+
+    The model reads it at its next turn; of a run that was stopped, once that goes on.
+    """
     from kaizen_cli import _control
 
     return _control.steer(options, run, text, as_json=as_json)
@@ -546,7 +564,10 @@ def steer_run(options: Options, run: str, text: str, as_json: bool) -> int:
 @common()
 @click.pass_obj
 def stop_run(options: Options, /, **given: Any) -> int:
-    """Stop a run under way after its turn; `kaizen runs resume` lets it go on."""
+    """Stop a run under way, after its turn.
+
+    `kaizen runs resume` lets it go on, unless it was stopped for good.
+    """
     from kaizen_cli import _control
 
     return _control.stop(options, **given)
@@ -586,7 +607,10 @@ def show_plugin(options: Options, name: str, as_json: bool) -> int:
 @common()
 @click.pass_obj
 def examine_plugins(options: Options, as_json: bool) -> int:
-    """Start every enabled plugin; exit with 1 if one fails, and say what to do."""
+    """Start every enabled plugin, and say what to do if one fails.
+
+    The exit code is then 1.
+    """
     from kaizen_cli import _plugins
 
     return _plugins.doctor(options, as_json=as_json)

@@ -40,7 +40,7 @@ __all__ = [
 
 MOST = 1_000_000
 SHOWN_DIGITS = 8
-_RESUMABLE = ("running", "interrupted", "failed")
+RESUMABLE = ("running", "interrupted", "failed")
 _UNFINISHED = ("running", "paused", "crashed", "ready")
 
 
@@ -88,7 +88,7 @@ class Overview:
     @property
     def waits_for(self) -> str:
         """What has to come before it goes on: `answer`, `decision`, or `""`."""
-        if self.state is None or self.record.status not in _RESUMABLE:
+        if self.state is None or self.record.status not in RESUMABLE:
             return ""
         if self.state.questions:
             return "answer"
@@ -117,7 +117,7 @@ class Overview:
         started = self.state.started if self.state else None
         if started is None or started.direct or self.record.parent_id:
             return False
-        return not self.record.owner and self.record.status in _RESUMABLE
+        return not self.record.owner and self.record.status in RESUMABLE
 
 
 async def overview(store: CheckpointStore, record: RunRecord) -> Overview:
@@ -187,7 +187,7 @@ def _may_be(record: RunRecord, status: str | None) -> bool:
         return bool(record.owner)
     if status in ("crashed", "ready"):
         return not record.owner
-    return status != "waiting" or record.status in _RESUMABLE
+    return status != "waiting" or record.status in RESUMABLE
 
 
 async def _records(
@@ -271,8 +271,8 @@ def carried_out_by(record: RunRecord) -> str:
 
 
 def moment(seconds: float) -> datetime | None:
-    """Return a time of the log, or `None` if it is none that there can be."""
+    """Return a time of the log, or `None` if it is unknown, or none that there can be."""
     try:
-        return datetime.fromtimestamp(seconds, tz=UTC)
+        return datetime.fromtimestamp(seconds, tz=UTC) if seconds else None
     except (ValueError, OverflowError, OSError):
         return None

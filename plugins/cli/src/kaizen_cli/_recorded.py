@@ -6,7 +6,7 @@ What is read back is shown and never followed: it may have come with somebody el
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,29 @@ class Recorded(BaseModel):
         """Whether the command line brings the agent itself."""
         return self.command in BUILT_IN
 
+    def missing_in(self, other: Recorded) -> str:
+        """Return the options that another lacks, as they are typed."""
+        there = {*other._pairs()}
+        missing = [pair for pair in self._pairs() if pair not in there]
+        return _typed(word for pair in missing for word in pair)
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        return zip(self.options[::2], self.options[1::2], strict=False)
+
+    def decide(self, run_id: str, calls: Iterable[str]) -> str:
+        """Return the command that says what became of calls that were cut off.
+
+        Its `WORD` is for the person to fill in: no answer is put into their mouth.
+        """
+        words = (word for each in calls for word in ("--decision", f"{each}=WORD"))
+        return self.resume(run_id, *words)
+
     def resume(self, run_id: str, *more: str) -> str:
         """Return the command that lets a run go on, to be read and typed by a person."""
         given = self.given or (() if self.built_in else ("TARGET",))
         words = ["kaizen", "runs", "resume", run_id, *given, *self.options, *more]
-        return shlex.join(words).replace("\n", "\\n")
+        return _typed(words)
+
+
+def _typed(words: Iterable[str]) -> str:
+    return shlex.join(words).replace("\n", "\\n")

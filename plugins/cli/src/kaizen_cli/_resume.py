@@ -54,11 +54,13 @@ def resume(
     found, calls = anyio.run(_look, options, terminal, run)
     _check_given(found, given)
     decided = _decided(found, calls, words)
+    recorded = _recorded(found, given, options, provider, model)
+    _warn_of_changes(terminal, found.recorded, recorded)
     going = _Going(
         options=options,
         terminal=terminal,
         run_id=found.run_id,
-        recorded=_recorded(found, given, options, provider, model),
+        recorded=recorded,
         decisions=decided,
         verbose=verbose,
         as_json=as_json,
@@ -90,6 +92,15 @@ def _recorded(
     return Recorded.of_now(command, given, options, provider=provider, model=model)
 
 
+def _warn_of_changes(terminal: Terminal, before: Recorded, now: Recorded) -> None:
+    """Say what is different from when the run began, and may have been forgotten."""
+    missing = before.missing_in(now)
+    if missing:
+        terminal.warn(f"The run began with {missing}, which is not given now.")
+    if before.directory not in ("", now.directory):
+        terminal.warn(f"The run began in {before.directory}.")
+
+
 def _check_given(found: Overview, given: Sequence[str]) -> None:
     """Refuse to guess what has to be typed.
 
@@ -101,7 +112,7 @@ def _check_given(found: Overview, given: Sequence[str]) -> None:
         if recorded.given and not given:
             raise click.UsageError(
                 f"Run {found.run_id} read {', '.join(recorded.given)}. "
-                f"Type: {recorded.resume(found.run_id)}"
+                f"Type: `{recorded.resume(found.run_id)}`."
             )
         for each in given:
             if not Path(each).exists():
@@ -109,7 +120,7 @@ def _check_given(found: Overview, given: Sequence[str]) -> None:
     elif not given:
         raise click.UsageError(
             f"Run {found.run_id} belongs to agent {found.record.agent_id!r}; name where "
-            f"that is. Type: {recorded.resume(found.run_id)}"
+            f"that is. Type: `{recorded.resume(found.run_id)}`."
         )
     elif len(given) > 1:
         raise click.UsageError(f"One TARGET is enough; there is also {given[1]!r}.")
@@ -145,13 +156,12 @@ def _decided(
             )
     missing = [] if of_all else [name for name in names if name not in by_call]
     if missing:
-        more = [word for name in missing for word in ("--decision", f"{name}=repeat")]
         raise click.ClickException(
             f"Run {found.run_id} was cut off while it called "
             f"{', '.join(each.name for name, each in calls if name in missing)}, and "
-            "nobody knows what that did. Find out, then say `repeat` if it did nothing, "
-            "`done` if it did its work, or `skip`: "
-            f"{found.recorded.resume(found.run_id, *more)}"
+            "nobody knows what that did. Find out, then say as WORD `repeat` if it did "
+            "nothing, `done` if it did its work, or `skip`: "
+            f"{found.recorded.decide(found.run_id, missing)}"
         )
     if by_call and of_all:
         return {name: by_call.get(name, of_all[-1]) for name in names}

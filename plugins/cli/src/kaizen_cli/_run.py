@@ -105,7 +105,7 @@ def give_outputs(
 ) -> int:
     """Print what a run gave, or how it goes on; return the exit code."""
     if run.result is None:
-        terminal.note(stopped(run, recorded, without="outputs"), style="")
+        terminal.note(stopped(run, recorded, without="outputs"), style="", fold=False)
         return INTERRUPTED
     signature = run.agent.signature
     _show(terminal, signature, run.result, streamed=streamed, as_json=as_json)

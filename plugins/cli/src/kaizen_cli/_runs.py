@@ -13,7 +13,7 @@ import anyio
 import click
 from kaizen.errors import CheckpointLoadError
 from kaizen.messages import Message
-from kaizen.ports import RunRecord, StoredEntry
+from kaizen.ports import CheckpointStore, RunRecord, StoredEntry
 from kaizen.runlog import Entry, Marked, RunEnded, ToolIntended, encode, history
 from pydantic_core import from_json
 
@@ -47,10 +47,13 @@ _STYLES = {
     "completed": "",
 }
 _MAX_ABOUT = 80
+_MAX_AGENT = 40
 _MAX_FACT = 1_000
 _MAX_SAID = 240
 _MAX_MESSAGES = 40
 _FIRST_MESSAGES = 4
+_AT_ONCE = 1_024
+_WIDE = 100
 
 
 def list_all(
@@ -128,23 +131,48 @@ def export(options: Options, *, run: str, output: Path | None, force: bool) -> i
     """Write the log of a run as lines of JSON; return the exit code.
 
     Raises:
-        CheckpointLoadError: There is no such run, or its log is damaged.
+        CheckpointLoadError: There is no such run, or its log is damaged, and what stands
+            before the damage was written.
     """
     terminal = Terminal(options)
 
-    async def main() -> Sequence[StoredEntry]:
+    async def main() -> tuple[Sequence[StoredEntry], CheckpointLoadError | None]:
         async with store_session(options, terminal) as store:
             record, _ = find(await all_records(store), run)
-            return await store.read(record.run_id)
+            return await _readable(store, record.run_id)
 
-    lines = [as_json_line(_as_line(each)) for each in anyio.run(main)]
+    entries, damage = anyio.run(main)
+    if damage and not entries:
+        raise damage
+    lines = [as_json_line(_as_line(each)) for each in entries]
     text = "".join(f"{line}\n" for line in lines)
     if output is None:
         terminal.write(text)
-        return 0
-    _write(output, text, force=force)
-    terminal.note(f"Wrote {len(lines)} entries to {output}.")
+    else:
+        _write(output, text, force=force)
+        terminal.note(f"Wrote {len(lines)} entries to {output}.")
+    if damage:
+        damage.add_note(f"The {len(lines)} entries before that were written.")
+        raise damage
     return 0
+
+
+async def _readable(
+    store: CheckpointStore, run_id: str
+) -> tuple[Sequence[StoredEntry], CheckpointLoadError | None]:
+    """Return a log, or what stands before the damage in it, and the damage."""
+    found: list[StoredEntry] = []
+    damage, count = None, _AT_ONCE
+    while count:
+        try:
+            piece = await store.read(run_id, start=len(found), limit=count)
+        except CheckpointLoadError as error:
+            damage, count = error, count // 2  # closer, in smaller steps
+            continue
+        if not piece:
+            break
+        found += piece
+    return found, damage
 
 
 def _as_line(stored: StoredEntry) -> dict[str, Any]:
@@ -257,28 +285,46 @@ def _all_values(
 
 
 def _print_table(terminal: Terminal, found: Sequence[Overview]) -> None:
-    heads = ("Run", "Agent", "Status", "Turns", "Cost", "When", "About")
     digits = _digits([each.run_id for each in found])
-    rows, styles = [], []
-    for each in found:
-        state, when = each.state, moment(each.record.updated_at)
-        cost = state.cost_usd if state else None
-        about = shortened(each.about, _MAX_ABOUT)
-        origin = each.record.forked_from
-        fork = f"(fork of {origin[0][:SHOWN_DIGITS]}) " if origin else ""
-        rows.append(
-            (
-                each.run_id[:digits],
-                shortened(each.record.agent_id, 40),
-                shortened(_told(each), 120),
-                str(state.cycles) if state else "?",
-                "" if cost is None else f"${cost.normalize():f}",
-                when.astimezone().strftime("%Y-%m-%d %H:%M") if when else "?",
-                f"{fork}{about}" if state else shortened(each.problem, _MAX_ABOUT),
-            )
-        )
-        styles.append(_STYLES.get(each.status, "dim"))
-    terminal.table(heads, rows, styles=styles, cut=True)
+    rows = [_row(each, digits) for each in found]
+    heads = list(rows[0])
+    if terminal.out.is_terminal and terminal.out.width < _WIDE:
+        heads = [head for head in heads if head not in ("Turns", "Cost")]
+    terminal.table(
+        heads,
+        [[row[head] for head in heads] for row in rows],
+        styles=[_STYLES.get(each.status, "dim") for each in found],
+        cut=("Agent", "About"),
+    )
+
+
+def _row(run: Overview, digits: int) -> dict[str, str]:
+    """Return what the list says of a run, by the heads of the columns."""
+    state, when = run.state, moment(run.record.updated_at)
+    cost = state.cost_usd if state else None
+    return {
+        "Run": run.run_id[:digits],
+        "Agent": shortened(run.record.agent_id, _MAX_AGENT),
+        "Status": run.status,
+        "Turns": str(state.cycles) if state else "?",
+        "Cost": "" if cost is None else f"${cost.normalize():f}",
+        "When": when.astimezone().strftime("%Y-%m-%d %H:%M") if when else "?",
+        "About": " · ".join(_gist_of(run)),
+    }
+
+
+def _gist_of(run: Overview) -> Iterator[str]:
+    """Give what tells a run from others, what matters now first."""
+    origin = run.record.forked_from
+    if run.waits_for:
+        yield f"needs {_article(run.waits_for)}"
+    if run.record.owner:
+        yield carried_out_by(run.record)
+    if origin:
+        yield f"fork of {origin[0][:SHOWN_DIGITS]}"
+    about = run.about if run.state else run.problem
+    if about:
+        yield shortened(about, _MAX_ABOUT)
 
 
 def _digits(run_ids: Sequence[str]) -> int:
@@ -428,7 +474,7 @@ def _print_end(
     _print_calls(terminal, run, calls)
     if run.can_go_on and not calls:
         terminal.print("\nGo on with", style="bold")
-        terminal.print(run.recorded.resume(run.run_id), indent=2)
+        terminal.print(run.recorded.resume(run.run_id), indent=2, fold=False)
 
 
 def _print_calls(
@@ -443,9 +489,9 @@ def _print_calls(
         arguments = shortened(str(dict(each.arguments)), _MAX_SAID)
         terminal.print(shortened(f"{name} {each.name} {arguments}", _MAX_FACT), indent=2)
     terminal.print(
-        "Say `repeat` of one that did nothing, `done` of one that did its work, `skip` to "
-        "go on without it:",
+        "Find out, then say as WORD `repeat` of one that did nothing, `done` of one that "
+        "did its work, `skip` to go on without it:",
         indent=2,
     )
-    words = [word for name, _ in calls for word in ("--decision", f"{name}=repeat")]
-    terminal.print(run.recorded.resume(run.run_id, *words), indent=2)
+    command = run.recorded.decide(run.run_id, (name for name, _ in calls))
+    terminal.print(command, indent=2, fold=False)

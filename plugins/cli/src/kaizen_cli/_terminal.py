@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,13 +39,23 @@ class Terminal:
         """Standard error."""
         return self._console(stderr=True)
 
-    def print(self, text: str = "", *, style: str = "", indent: int = 0) -> None:
-        """Print a text to standard output, in lines as wide as the terminal."""
-        self._print(self.out, text, style, indent)
+    def print(
+        self, text: str = "", *, style: str = "", indent: int = 0, fold: bool = True
+    ) -> None:
+        """Print a text to standard output.
 
-    def note(self, text: str, *, style: str = "dim") -> None:
+        Args:
+            text: What to print.
+            style: How it looks.
+            indent: How far its lines are set in.
+            fold: Whether lines end where the terminal does. A command has to be one line,
+                or it cannot be copied.
+        """
+        self._print(self.out, text, style, indent, fold=fold)
+
+    def note(self, text: str, *, style: str = "dim", fold: bool = True) -> None:
         """Tell the user something that is not a result, on standard error."""
-        self._print(self.err, text, style, 0)
+        self._print(self.err, text, style, 0, fold=fold)
 
     def warn(self, text: str) -> None:
         """Tell the user, once, of something that may go wrong."""
@@ -68,7 +78,7 @@ class Terminal:
         rows: Sequence[Sequence[str]],
         *,
         styles: Sequence[str],
-        cut: bool = False,
+        cut: Collection[str] = (),
     ) -> None:
         """Print a table of texts; where nobody watches, with lines however long they are.
 
@@ -76,37 +86,43 @@ class Terminal:
             heads: The names of the columns.
             rows: A text for each column.
             styles: The style of each row.
-            cut: Whether the last column alone makes room, by being cut off, not folded.
+            cut: The columns that alone make room, by being cut off, not folded; by default
+                all do, and are folded.
         """
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for head in heads:
-            table.add_column(head, overflow="fold", no_wrap=cut and head != heads[-1])
+            fixed = bool(cut) and head not in cut
+            table.add_column(head, overflow="fold", no_wrap=fixed)
         widest = 0
         for row, style in zip(rows, styles, strict=True):
             cells = [visible(cell) for cell in row]
             widest = max(widest, sum(map(len, cells)))
-            texts = [Text(cell) for cell in cells]
-            if cut:
-                texts[-1].no_wrap, texts[-1].overflow = True, "ellipsis"
+            texts = [
+                Text(cell, no_wrap=True, overflow="ellipsis") if head in cut else Text(cell)
+                for head, cell in zip(heads, cells, strict=True)
+            ]
             table.add_row(*texts, style=style)
         if not self.out.is_terminal:
             self.out.width = max(80, widest + 80)
         self.show(table)
 
-    def _print(self, console: Console, text: str, style: str, indent: int) -> None:
+    def _print(
+        self, console: Console, text: str, style: str, indent: int, *, fold: bool
+    ) -> None:
         from rich.padding import Padding
         from rich.text import Text
 
         shown = Text(visible(text), style=style)
-        if console.is_terminal and indent:
+        fold = fold and console.is_terminal
+        if fold and indent:
             console.print(Padding(shown, (0, 0, 0, indent)))
             return
         margin = " " * indent
         lines = Text("\n").join(Text(margin) + line for line in shown.split("\n"))
-        console.print(lines, soft_wrap=not console.is_terminal)
+        console.print(lines, soft_wrap=not fold)
 
     def _console(self, *, stderr: bool) -> Console:
         from rich.console import Console

@@ -55,20 +55,33 @@ class BudgetAlert:
         return f"{whose} has spent {self.spent_usd} of {self.limit_usd} US dollars"
 
 
+@dataclass(frozen=True, slots=True)
+class _Charged:
+    """A run that goes on, and what it had cost before it began, with another's past."""
+
+    run: Run
+    inherited: Decimal
+
+    def spent(self) -> Decimal:
+        return _cost(self.run) - self.inherited
+
+
 class _Account:
     """What the runs of one key spent.
 
     Attributes:
+        key: Which session, agent or user; what runs say of themselves may change.
         ended: What those that have ended spent.
         live: Those that go on, by id. One that has ended leaves when somebody looks.
         alerted: Whether somebody was warned.
     """
 
-    __slots__ = ("alerted", "ended", "live")
+    __slots__ = ("alerted", "ended", "key", "live")
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.ended = _NOTHING
-        self.live: dict[str, Run] = {}
+        self.live: dict[str, _Charged] = {}
         self.alerted = False
 
 
@@ -77,9 +90,11 @@ class BudgetInterruptHandler(BaseInterruptHandler):
 
     Counted is what providers say that they cost; what they do not name is nothing. Runs
     inside a run are counted with it, and once; so is a run that is resumed, wherever it was
-    begun. A run without a session is one by itself, with the runs inside it; runs that name
-    no user share one account. What was spent is known to this object alone and forgotten
-    with it; of more than 100,000 accounts, those without runs go, the oldest first.
+    begun, and of a fork what it cost since. A run whose session, agent or user changes
+    while it goes on is counted where it belongs now. A run without a session is one by
+    itself, with the runs inside it; runs that name no user share one account. What was
+    spent is known to this object alone and forgotten with it; of more than 100,000
+    accounts, those without runs go, the oldest first.
 
     It stops what goes on, and reserves nothing: the turn that reaches the limit, and those
     that other runs have under way, may pass it.
@@ -122,30 +137,29 @@ class BudgetInterruptHandler(BaseInterruptHandler):
 
     def begin(self, run: Run) -> None:
         """Count a run from now on, unless it is counted with one around it."""
-        key = self._key(run)
         for each in tuple(self._open.values()):
             self._settle(each)
-        account = self._account(key)
+        account = self._account(self._key(run))
         if any(each.id in account.live for each in _around(run)):
             return
-        for inside in [each for each in account.live.values() if run in _around(each)]:
-            del account.live[inside.id]
+        for inside in [each.run for each in account.live.values()]:
+            if run in _around(inside):
+                del account.live[inside.id]
         before = self._ended.pop(run.id, None)
         if before is not None and before[0] in self._accounts:
             self._accounts[before[0]].ended -= before[1]
-        account.live[run.id] = run
-        self._open[key] = account
+        account.live[run.id] = _Charged(run, _inherited(run))
+        self._open[account.key] = account
 
     async def check_interrupt(self, context: Mapping[str, Any]) -> InterruptReason | None:
-        key = self._key_of(context)
+        run: Run = context["run"]
+        key = self._key(run)
+        self._move(run, key)
         account = self._account(key)
         spent = self._sum(account)
-        run: Run | None = context.get("run")
-        if run is None:
-            spent += context["cost_usd"] or _NOTHING
         if spent >= self._alert_at and not account.alerted:
             account.alerted = True
-            await self._alert(key, spent, context)
+            await self._alert(key, spent, run)
         if spent < self.max_budget_usd:
             return None
         return InterruptReason(
@@ -161,17 +175,27 @@ class BudgetInterruptHandler(BaseInterruptHandler):
             },
         )
 
-    async def _alert(self, key: str, spent: Decimal, context: Mapping[str, Any]) -> None:
+    def _move(self, run: Run, key: str) -> None:
+        """Count a run under another key, if it is counted and says so now."""
+        known = self._accounts.get(key)
+        if known is not None and run.id in known.live:
+            return
+        for account in tuple(self._open.values()):
+            if account.key != key and run.id in account.live:
+                del account.live[run.id]
+                self._settle(account)
+                self.begin(run)
+
+    async def _alert(self, key: str, spent: Decimal, run: Run) -> None:
         alert = BudgetAlert(
             track_by=self.track_by,
             key=key,
             spent_usd=spent,
             limit_usd=self.max_budget_usd,
-            run_id=context["run_id"],
+            run_id=run.id,
         )
         _LOG.warning("%s", alert)
-        run: Run | None = context.get("run")
-        if run is not None and not run.ended:
+        if not run.ended:
             data = {
                 "track_by": self.track_by,
                 "key": key,
@@ -190,24 +214,24 @@ class BudgetInterruptHandler(BaseInterruptHandler):
 
     def _sum(self, account: _Account) -> Decimal:
         self._settle(account)
-        return sum(map(_cost, account.live.values()), account.ended)
+        return sum((each.spent() for each in account.live.values()), account.ended)
 
     def _settle(self, account: _Account) -> None:
         """Keep of runs that have ended only what they spent."""
-        for run in [each for each in account.live.values() if each.ended]:
-            del account.live[run.id]
-            key, spent = self._key(run), run.cost_usd or _NOTHING
+        for each in [each for each in account.live.values() if each.run.ended]:
+            del account.live[each.run.id]
+            spent = (each.run.cost_usd or _NOTHING) - each.inherited
             account.ended += spent
-            self._ended[run.id] = (key, spent)
-            if not account.live:
-                del self._open[key]
+            self._ended[each.run.id] = (account.key, spent)
+        if not account.live:
+            self._open.pop(account.key, None)
         while len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
     def _account(self, key: str) -> _Account:
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = _Account()
+            account = self._accounts[key] = _Account(key)
             if len(self._accounts) > MAX_ACCOUNTS:
                 self._forget_one()
         self._accounts.move_to_end(key)
@@ -221,13 +245,6 @@ class BudgetInterruptHandler(BaseInterruptHandler):
 
     def _key(self, run: Run) -> str:
         return _KEYS[self.track_by](run)
-
-    def _key_of(self, context: Mapping[str, Any]) -> str:
-        run: Run | None = context.get("run")
-        if run is not None:
-            return self._key(run)
-        names = {"session": "session_id", "agent": "agent_id", "user": "user"}
-        return str(context[names[self.track_by]])
 
 
 def _amount(value: Decimal | float | str) -> Decimal:
@@ -292,4 +309,15 @@ def _known_before(run: Run, child: Run) -> Decimal:
     for entry in reversed(run.log.entries):
         if isinstance(entry, ChildEnded) and entry.run_id == child.id:
             return entry.cost_usd or _NOTHING
+    return _NOTHING
+
+
+def _inherited(run: Run) -> Decimal:
+    """Return what a fork had cost when it was made, which another run was charged with."""
+    from kaizen.runlog import Forked, fold
+
+    entries = run.log.entries if run.past is not None else ()
+    for place in range(len(entries) - 1, -1, -1):
+        if isinstance(entries[place], Forked):
+            return fold(entries[:place]).cost_usd or _NOTHING
     return _NOTHING

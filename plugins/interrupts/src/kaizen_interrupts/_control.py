@@ -19,16 +19,24 @@ class RunControl:
 
     A command is left in the store. The process that carries out the run takes it within its
     `poll_interval`, if it has the plugin; until then, and while nobody carries the run out,
-    it waits there. Nothing comes back: what became of it stands in the log of the run.
+    it waits there. Nothing comes back: what became of it stands in the log of the run. Nor
+    does anybody look whether there is such a run; ids can be had from `store.runs()`.
 
     Args:
         store: The store that keeps the runs.
         by: Who asks, for the log; at most 100 characters.
+
+    Raises:
+        ValueError: `by` is too long.
     """
 
     def __init__(self, store: CheckpointStore, *, by: str = "") -> None:
+        from kaizen_interrupts._commands import MAX_BY_CHARS
+
+        if len(by) > MAX_BY_CHARS:
+            raise ValueError(f"by has at most {MAX_BY_CHARS} characters, not {len(by)}")
         self._store = store
-        self._by = by
+        self._by = _as_text(by)
 
     async def pause(self, run_id: str) -> None:
         """Let a run, and every run inside it, wait before its next step.
@@ -59,8 +67,7 @@ class RunControl:
         """
         from kaizen_interrupts._commands import SteerCommand
 
-        plain = text.encode("utf-8", "replace").decode()
-        await self._send(run_id, SteerCommand(text=plain, by=self._by))
+        await self._send(run_id, SteerCommand(text=_as_text(text), by=self._by))
 
     async def interrupt(
         self,
@@ -77,22 +84,33 @@ class RunControl:
             message: Why, at most 1,000 characters.
 
         Raises:
+            ValueError: The message is longer, or there is no such mode.
             CheckpointSaveError: The store does not take the command.
         """
         from kaizen_interrupts._commands import InterruptCommand
 
-        command = InterruptCommand(mode=mode, message=message, by=self._by)
+        command = InterruptCommand(mode=mode, message=_as_text(message), by=self._by)
         await self._send(run_id, command)
 
     async def cancel(self, run_id: str, *, message: str = "") -> None:
         """Stop a run, and every run inside it, at once and for good.
 
+        Args:
+            run_id: The run.
+            message: Why, at most 1,000 characters.
+
         Raises:
+            ValueError: The message is longer.
             CheckpointSaveError: The store does not take the command.
         """
         from kaizen_interrupts._commands import CancelCommand
 
-        await self._send(run_id, CancelCommand(message=message, by=self._by))
+        await self._send(run_id, CancelCommand(message=_as_text(message), by=self._by))
 
     async def _send(self, run_id: str, command: Command) -> None:
         await self._store.send(run_id, command.model_dump_json().encode())
+
+
+def _as_text(text: str) -> str:
+    """Return a text that can be sent: what is no character becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()

@@ -174,8 +174,12 @@ def require_positive(name: str, value: float) -> float:
     """Return a number above zero.
 
     Raises:
-        ValueError: It is none.
+        TypeError: It is no number.
+        ValueError: It is not above zero.
     """
+    given: object = value
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{name} is a number above 0, not {value!r:.100}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} is a number above 0, not {value!r}")
     return value

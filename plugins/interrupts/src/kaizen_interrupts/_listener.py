@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Listener"]
 
 STORE_TIMEOUT_S = 30.0
+PUT_BACK_S = 5.0
 RETRY_S = 5.0
 _LOG = logging.getLogger("kaizen")
 
@@ -34,6 +35,7 @@ class Listener:
         self._wake = anyio.Event()
         self._retry_at: dict[int, float] = {}
         self._told: set[str] = set()
+        self._late: dict[str, list[tuple[CheckpointStore, bytes]]] = {}
 
     def wake(self) -> None:
         """Look at once, since a run with a store begins."""
@@ -95,16 +97,25 @@ class Listener:
             return
         done = run is not None and command.carry_out(run)
         if not done and isinstance(command, SteerCommand):
-            await self._put_back(store, run_id, message)
+            self._late.setdefault(run_id, []).append((store, message))
+            if run not in self._manager.runs:
+                await self.put_back(run_id)
         if not done:
             _LOG.info("run %s: %r changed nothing", run_id, command.command)
 
-    async def _put_back(self, store: CheckpointStore, run_id: str, message: bytes) -> None:
-        """Leave a message for the run, that it is heard once the run goes on."""
+    async def put_back(self, run_id: str) -> None:
+        """Leave again what a run that has ended could not hear, for when it is resumed.
+
+        Until then it is kept here: in the store it would be found at each look.
+        """
+        late = self._late.pop(run_id, ())
+        if not late:
+            return
         problem: Exception = TimeoutError("its store did not answer")
-        with anyio.move_on_after(STORE_TIMEOUT_S):
+        with anyio.move_on_after(PUT_BACK_S, shield=True):
             try:
-                await store.send(run_id, message)
+                for store, message in late:
+                    await store.send(run_id, message)
             except Exception as error:  # noqa: BLE001 - a stranger's, and others wait
                 problem = error
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from time import perf_counter
@@ -20,6 +21,7 @@ from kaizen.interrupts import (
 )
 
 from kaizen_interrupts._budget import user_of
+from kaizen_interrupts._company import company
 from kaizen_interrupts._handlers import require_positive
 
 if TYPE_CHECKING:
@@ -60,7 +62,6 @@ class InterruptManager:
     ) -> None:
         self.check_interval = require_positive("check_interval", check_interval)
         self._on_begin = on_begin
-        self._current_run = _find_current_run
         self._lock = Lock()
         self._reason: InterruptReason | None = None
         self._handlers: tuple[Interrupter, ...] = ()
@@ -105,6 +106,10 @@ class InterruptManager:
 
         Returns:
             Whether the request changed anything.
+
+        Raises:
+            TypeError: The reason is neither, or its message or metadata are of no use.
+            ValueError: There is no such signal, source or mode.
         """
         if isinstance(reason, str):
             source, signal = _who_and_why(source, signal)
@@ -117,6 +122,7 @@ class InterruptManager:
             )
         elif signal or source or metadata or mode is not InterruptMode.GRACEFUL:
             raise TypeError("give an InterruptReason, or its parts, but not both")
+        reason = _checked(reason)
         with self._lock:
             if not _sharpens(reason, self._reason):
                 return False
@@ -221,6 +227,10 @@ class InterruptManager:
         Raises:
             ValueError: It is empty or longer than 100,000 characters.
         """
+        from kaizen_interrupts._commands import MAX_TEXT_CHARS
+
+        if not 0 < len(text) <= MAX_TEXT_CHARS:  # also where no run is that would say so
+            raise ValueError(f"a message has 1 to {MAX_TEXT_CHARS} characters")
         return self._each(run_id, lambda run: run.steer(text, by))
 
     def cancel(self, run_id: str | None = None, *, message: str = "cancelled") -> bool:
@@ -230,11 +240,9 @@ class InterruptManager:
     @hookimpl(priority=Priority.CRITICAL)
     async def wrap_agent_loop(self, request: RunRequest, call_next: AgentLoop) -> Result:
         """Know a run while it goes on, and have it watched if there is a handler."""
-        if self._current_run is _find_current_run:
-            from kaizen.run import current_run
+        from kaizen.run import current_run  # a kernel that starts needs no runs
 
-            self._current_run = current_run
-        run = self._current_run()
+        run = current_run()
         if run.id in self._known:  # the agent was given the manager of its kernel
             return await call_next(request)
         known = _Known(run)
@@ -258,8 +266,8 @@ class InterruptManager:
         """Ask the handlers before a turn, and do not begin it if the run has to stop."""
         if not self._handlers:
             return await call_next(request)
-        run = self._current_run()
-        known = self._known[run.id]
+        known = self._known[request.run_id]
+        run = known.run
         self._meet(known)
         for handler in self._handlers:
             await self._ask(known, handler)
@@ -271,31 +279,15 @@ class InterruptManager:
         return await call_next(request)
 
     async def _watched(self, known: _Known, work: Callable[[], Awaitable[Value]]) -> Value:
-        """Do some work of a run, and ask the handlers meanwhile.
-
-        What the work raises leaves the task group as it is, not as part of a group.
-        """
-        value: list[Value] = []
-        error: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
+        """Do some work of a run, and ask the handlers meanwhile."""
+        async with company() as tasks:
             known.tasks = tasks
             self._meet(known)
             self._watch_new(known)
             try:
-                value.append(await work())
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as raised:  # noqa: BLE001 - raised again below
-                error = raised
+                return await work()
             finally:
                 known.tasks, known.watched = None, ()
-            tasks.cancel_scope.cancel()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
-        return value[0]
 
     def _meet(self, known: _Known) -> None:
         """Tell handlers of a run that they do not know."""
@@ -348,13 +340,10 @@ class InterruptManager:
                 reason = await handler.check_interrupt(_context(known.run))
             if scope.cancelled_caught:
                 raise TimeoutError(f"no answer in {limit_s:g} s")
-            if reason is not None and not isinstance(reason, InterruptReason):
-                raise TypeError(f"{type(reason).__name__!r} is no InterruptReason")
+            if reason is not None:
+                known.run.interrupt(_checked(reason))
         except Exception as error:  # noqa: BLE001 - a stranger's, reported
             self._failed(known, handler, error)
-            return
-        if reason is not None:
-            known.run.interrupt(reason)
 
     def _failed(self, known: _Known, handler: Interrupter, problem: Exception) -> None:
         """Stop a run of which a handler cannot say whether it must stop, if that counts."""
@@ -398,13 +387,6 @@ class InterruptManager:
         return any(changed)
 
 
-def _find_current_run() -> Run:
-    """Return the current run. A kernel that carries out none never imports it."""
-    from kaizen.run import current_run
-
-    return current_run()
-
-
 class _Known:
     """A run that goes on.
 
@@ -444,10 +426,13 @@ def _context(run: Run) -> Mapping[str, Any]:
 
 
 def _reach(run: Run, call: Callable[[], bool]) -> bool:
-    """Ask something of a run that may end at this moment, with its event loop."""
+    """Ask something of a run; should that fail, the next runs are asked all the same.
+
+    A run may end at this moment, with its event loop.
+    """
     try:
         return call()
-    except RuntimeError as error:  # its event loop is gone
+    except Exception as error:  # noqa: BLE001 - one run must not keep others from it
         if not run.ended:
             _LOG.warning("run %s could not be reached: %s", run.id, error)
         return False
@@ -465,6 +450,30 @@ _SOURCES = {
     InterruptSignal.USER_REQUESTED: InterruptSource.USER,
     InterruptSignal.CUSTOM: InterruptSource.PROGRAMMATIC,
 }
+
+
+def _checked(reason: object) -> InterruptReason:
+    """Return a reason with enumerations in it, where their values may have been given.
+
+    Raises:
+        TypeError: It is no reason, or one with parts of the wrong kind.
+        ValueError: There is no such source, mode or signal.
+    """
+    if not isinstance(reason, InterruptReason):
+        problem = f"{reason!r:.100} is no InterruptReason"
+        if isinstance(reason, InterruptSignal | InterruptSource | InterruptMode):
+            name = type(reason).__name__.removeprefix("Interrupt").lower()
+            problem += f": write request_interrupt({name}=…)"
+        raise TypeError(problem)
+    message: object = reason.message
+    metadata: object = reason.metadata
+    if not isinstance(message, str) or not isinstance(metadata, Mapping):
+        raise TypeError("a reason has a text as message and a mapping as metadata")
+    source, mode = InterruptSource(reason.source), InterruptMode(reason.mode)
+    signal = InterruptSignal(reason.signal)
+    if (source, mode, signal) == (reason.source, reason.mode, reason.signal):
+        return reason
+    return replace(reason, source=source, mode=mode, signal=signal)
 
 
 def _who_and_why(

@@ -11,7 +11,7 @@ from kaizen.kernel import Kernel
 from kaizen.registry import Registry
 
 from kaizen_interrupts._budget import BudgetInterruptHandler
-from kaizen_interrupts._company import accompanied
+from kaizen_interrupts._company import company
 from kaizen_interrupts._handlers import ResourceInterruptHandler, TimeoutInterruptHandler
 from kaizen_interrupts._listener import Listener
 from kaizen_interrupts._manager import InterruptManager
@@ -51,7 +51,8 @@ class InterruptsPlugin:
         async with AsyncExitStack() as stack:
             if self._settings.poll_interval:
                 self._listener = Listener(self.manager, self._settings.poll_interval)
-                await stack.enter_async_context(accompanied(self._listener.listen))
+                tasks = await stack.enter_async_context(company())
+                tasks.start_soon(self._listener.listen)
             if self._settings.handle_signals:
                 from kaizen_interrupts._signals import handle_signals
 
@@ -76,7 +77,12 @@ class InterruptsPlugin:
 
     @hookimpl(priority=Priority.CRITICAL)
     async def wrap_agent_loop(self, request: RunRequest, call_next: AgentLoop) -> Result:
-        return await self.manager.wrap_agent_loop(request, call_next)
+        listener = self._listener
+        try:
+            return await self.manager.wrap_agent_loop(request, call_next)
+        finally:
+            if listener is not None:
+                await listener.put_back(request.run_id)
 
     @hookimpl(priority=Priority.CRITICAL)
     async def wrap_cycle(self, request: CycleRequest, call_next: Cycle) -> CycleResult:

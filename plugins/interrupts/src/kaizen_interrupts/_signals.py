@@ -9,13 +9,16 @@ from contextlib import asynccontextmanager
 from signal import Signals
 
 import anyio
+from anyio.lowlevel import RunVar
 from kaizen.errors import ConfigurationError
 from kaizen.interrupts import InterruptMode, InterruptSignal, InterruptSource
 
-from kaizen_interrupts._company import accompanied
+from kaizen_interrupts._company import company
 from kaizen_interrupts._manager import InterruptManager
 
 __all__ = ["handle_signals"]
+
+_HANDLED: RunVar[bool] = RunVar("kaizen_interrupts_signals")
 
 
 @asynccontextmanager
@@ -25,15 +28,16 @@ async def handle_signals(
 ) -> AsyncGenerator[None]:
     """Let signals stop the runs of a manager, for the time of an `async with` block.
 
-    The first signal stops them gracefully, the second at once. The third does what it does
-    in a program that knows nothing of it: it ends the process. While the event loop is
-    blocked, none is heard.
+    The first signal stops them gracefully, the second at once. The third ends the process
+    on the spot, by the system's own default: nothing is cleaned up, not even by Python.
+    While the event loop is blocked, none is heard.
 
     SIGINT comes from a user, any other from the system, as a shutdown. The request stays in
     force, so that no other run begins.
 
     Raises:
-        ConfigurationError: This is not the main thread, the only one that signals reach.
+        ConfigurationError: This is not the main thread, the only one that signals reach, or
+            somebody handles signals in this event loop already.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
@@ -41,12 +45,21 @@ async def handle_signals(
             "works in the main thread only, which alone is told of signals",
             "Leave it out, and call `request_interrupt` from the main thread.",
         )
+    if _HANDLED.get(False):
+        raise ConfigurationError(
+            "handle_signals",
+            "is in use in this event loop already, and a signal has one receiver",
+            "Leave it out, and give that manager this one with `add_child`.",
+        )
     before = {each: signal.getsignal(each) for each in signals}
+    handled = _HANDLED.set(True)
     try:
         with anyio.open_signal_receiver(*signals) as received:
-            async with accompanied(lambda: _obey(received, manager)):
+            async with company() as tasks:
+                tasks.start_soon(_obey, received, manager)
                 yield
     finally:
+        _HANDLED.reset(handled)
         for number, handler in before.items():
             if handler is not None and not _belongs_to_a_loop(handler):
                 signal.signal(number, handler)

@@ -15,7 +15,11 @@ from kaizen.errors import (
 __all__ = ["FAILURES", "closed", "is_busy", "translated"]
 
 FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeError, TypeError)
-"""What may come out of SQLite and of the file system, and of values that neither takes."""
+"""What may come out of SQLite and of the file system, and of values that neither takes.
+
+A `TypeError` comes out of a file that is damaged, where there is nothing in place of a
+number. What callers get wrong is looked at before, so that it is not taken for that.
+"""
 
 _LOCKED = (
     "was locked by another process for too long",
@@ -60,6 +64,14 @@ def translated(
     """
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
     store = f"store {str(path)!r}"
+    if code == sqlite3.SQLITE_CANTOPEN or isinstance(error, OSError):
+        above = next(filter(_is_file, path.parents), None)
+        if above is not None:
+            return StorageUnavailableError(
+                store,
+                f"cannot be there: {str(above)!r} is a file, not a folder",
+                "Choose another `path`.",
+            )
     if code in _UNAVAILABLE:
         return StorageUnavailableError(store, *_UNAVAILABLE[code])
     if isinstance(error, OSError):
@@ -78,6 +90,13 @@ def translated(
     if saving:
         return CheckpointSaveError(subject, f"could not be written: {error}")
     return CheckpointLoadError(subject, f"could not be read: {error}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # it may not be looked at
+        return False
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from kaizen import CheckpointStore, PluginSettings, Registry, hookimpl
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+from kaizen_sqlite._path import file_at
 
 if TYPE_CHECKING:
     from kaizen_sqlite._storage import SqliteStorage
@@ -22,10 +24,16 @@ def _default_path() -> Path:
     return data / "kaizen" / "kaizen.db"
 
 
+def _checked(path: Path) -> Path:
+    """Refuse what is no path of a file, where the user can still see what was written."""
+    file_at(path)
+    return path
+
+
 class SqliteSettings(PluginSettings):
     """What a user may write under `[plugins.sqlite]`."""
 
-    path: Path = Field(
+    path: Annotated[Path, AfterValidator(_checked)] = Field(
         default_factory=_default_path, description="The file that keeps the runs."
     )
     timeout_s: float = Field(

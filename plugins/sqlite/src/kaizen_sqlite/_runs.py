@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from kaizen.claims import Claim, held_by_another
-from kaizen.errors import CheckpointLoadError, CheckpointSaveError
+from kaizen.errors import CheckpointLoadError, CheckpointSaveError, UnknownRunError
 from kaizen.ports import RunRecord, StoredEntry
 from kaizen.runlog import described
 
@@ -314,7 +314,7 @@ def _known(db: sqlite3.Connection, run_id: str) -> tuple[int, RunRecord]:
     """Return the log and the record of a run that must have one."""
     run = _find(db, run_id)
     if run.log is None:
-        raise CheckpointLoadError(
+        raise UnknownRunError(
             f"run {run_id!r}", "is unknown to the store", "`kaizen runs list` shows them."
         )
     return run.log, run.record

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import index
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,6 +16,7 @@ from kaizen.ports import RunRecord, StoredEntry
 from kaizen_sqlite import _runs
 from kaizen_sqlite._connections import Connections, Work
 from kaizen_sqlite._errors import FAILURES, translated
+from kaizen_sqlite._path import file_at
 
 __all__ = ["SqliteStorage"]
 
@@ -33,10 +34,13 @@ class SqliteStorage:
     Args:
         path: The file. Beside it SQLite keeps two more while it is open.
         timeout_s: How long to wait for other processes that write, in seconds.
+
+    Raises:
+        ValueError: The path is none of a file, such as `:memory:` or `sqlite:///runs.db`.
     """
 
     def __init__(self, path: str | PathLike[str], *, timeout_s: float = 10.0) -> None:
-        self._path = Path(path).expanduser().absolute()
+        self._path = file_at(path)
         self._connections = Connections(self._path, timeout_s=timeout_s)
 
     def __repr__(self) -> str:
@@ -74,27 +78,31 @@ class SqliteStorage:
     ) -> Sequence[StoredEntry]:
         """Return entries in order."""
         _check_id(run_id, CheckpointLoadError)
-        work = partial(_runs.read, run_id=run_id, start=start, limit=limit)
+        end = None if limit is None else index(limit)
+        work = partial(_runs.read, run_id=run_id, start=index(start), limit=end)
         return await self._read(work, run_id)
 
     async def runs(
         self, *, agent_id: str | None = None, status: str | None = None, limit: int = 100
     ) -> Sequence[RunRecord]:
         """Return the runs, last updated first."""
-        work = partial(_runs.runs, agent_id=agent_id, status=status, limit=limit)
+        most = index(limit)
+        work = partial(_runs.runs, agent_id=agent_id, status=status, limit=most)
         return await self._read(work)
 
     async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
         """Begin a new log with the first entries of another."""
         _check_id(run_id, CheckpointLoadError)
         _check_id(new_run_id, CheckpointSaveError)
-        work = partial(_runs.fork, run_id=run_id, length=length, new_run_id=new_run_id)
+        shared = index(length)
+        work = partial(_runs.fork, run_id=run_id, length=shared, new_run_id=new_run_id)
         await self._write(work, run_id)
 
     async def claim(self, run_id: str, *, owner: str, lease_s: float) -> int:
         """Become the only writer of a run."""
         _check_id(run_id, CheckpointSaveError)
-        work = partial(_runs.claim, run_id=run_id, owner=owner, lease_s=lease_s)
+        seconds = float(lease_s)
+        work = partial(_runs.claim, run_id=run_id, owner=owner, lease_s=seconds)
         return await self._write(work, run_id)
 
     async def delete(self, run_id: str) -> None:

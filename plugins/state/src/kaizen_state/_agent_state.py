@@ -31,12 +31,14 @@ __all__ = [
     "Kept",
     "Packed",
     "agent_of",
+    "closed",
     "difference",
     "hidden",
     "hiding",
     "infos_of",
     "is_about_checkpoints",
     "is_by_hand",
+    "is_closed",
     "is_hidden",
     "kept_in",
     "last_place",
@@ -50,6 +52,7 @@ MADE_BY_HAND = "made_by_hand"
 MAX_DEPTH = 64
 MAX_ITEMS = 1_000_000
 HIDDEN = "checkpoint_deleted"
+_CLOSED = "log_closed"
 _SAVED = "agent_state"
 
 Text = Annotated[str, Field(max_length=10_000)]
@@ -251,6 +254,16 @@ def hidden(seq: int, at: float, mark: int) -> Noted:
     return Noted(seq=seq, at=at, source=SOURCE, kind=HIDDEN, data=hiding(mark))
 
 
+def closed(seq: int, at: float) -> Noted:
+    """Return the entry that says that states are saved in the next log from now on."""
+    return Noted(seq=seq, at=at, source=SOURCE, kind=_CLOSED, data={})
+
+
+def is_closed(entries: Sequence[Entry]) -> bool:
+    """Whether a log takes no more states."""
+    return any(_is_note(each, _CLOSED) for each in entries)
+
+
 def hiding(mark: int) -> dict[str, Any]:
     """Return what a note says that hides a checkpoint."""
     return {"seq": mark}
@@ -281,8 +294,8 @@ def is_hidden(entries: Iterable[Entry], seq: int) -> bool:
 
 
 def is_about_checkpoints(entry: Entry) -> TypeGuard[Noted]:
-    """Whether an entry adds nothing to the state, and only hides a checkpoint."""
-    return isinstance(entry, Noted) and (entry.source, entry.kind) == (SOURCE, HIDDEN)
+    """Whether an entry adds nothing to the state: it hides a checkpoint or closes a log."""
+    return _is_note(entry, HIDDEN) or _is_note(entry, _CLOSED)
 
 
 def state_at(run_id: str, entries: Sequence[Entry], seq: int | None) -> AgentState:
@@ -369,12 +382,16 @@ def infos_of(
 
 def _hidden(entries: Iterable[Entry]) -> set[int]:
     """Return the positions of the checkpoints that were deleted, undone or not."""
-    told = (each.data.get("seq") for each in entries if is_about_checkpoints(each))
+    told = (each.data.get("seq") for each in entries if _is_note(each, HIDDEN))
     return {seq for seq in told if isinstance(seq, int)}
 
 
 def _is_state(entry: Entry) -> TypeGuard[Noted]:
-    return isinstance(entry, Noted) and (entry.source, entry.kind) == (SOURCE, _SAVED)
+    return _is_note(entry, _SAVED)
+
+
+def _is_note(entry: Entry, kind: str) -> TypeGuard[Noted]:
+    return isinstance(entry, Noted) and (entry.source, entry.kind) == (SOURCE, kind)
 
 
 def _last(path: Sequence[Entry]) -> _Values:
@@ -459,8 +476,13 @@ def _digest(value: Any) -> bytes:
     return blake2b(text, digest_size=16).digest()
 
 
-def _packed_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {name: _packed(each, where) for name, each in values.items()}
+def _packed_mapping(
+    values: Mapping[str, Any], where: str, depth: int = 0
+) -> dict[str, Any]:
+    for name in values:
+        if not isinstance(name, str):
+            raise _cannot_keep(f"{name!r:.100} as a name in `{where}`, which is no text")
+    return {name: _packed(each, where, depth) for name, each in values.items()}
 
 
 def _packed(value: Any, where: str, depth: int = 0) -> Any:
@@ -476,9 +498,7 @@ def _packed(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         return [_packed(each, where, depth + 1) for each in value]
     if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise _cannot_keep(f"a name in `{where}` that is no text")
-        packed = {name: _packed(each, where, depth + 1) for name, each in value.items()}
+        packed = _packed_mapping(value, where, depth + 1)
         return {"$": packed} if _looks_tagged(value) else packed
     raise _cannot_keep(f"a value of type {type(value).__name__!r} in `{where}`")
 

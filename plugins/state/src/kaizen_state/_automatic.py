@@ -9,25 +9,28 @@ of the kernel.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextvars import ContextVar
+from itertools import takewhile
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
 import anyio
-from kaizen.errors import CheckpointError
+from kaizen.errors import AgentInterrupted, CheckpointError, OutcomeUnknownError
 from kaizen.events import InterruptEvent
 from kaizen.hookspecs import AgentLoop, Cycle
 from kaizen.operations import CycleRequest, CycleResult, Result, RunRequest
 from kaizen.run import Run, current_run
 from kaizen.runlog import (
     Continued,
-    Entry,
+    Forked,
     Interrupted,
     Marked,
     ModelReplied,
     Noted,
     Paused,
+    Resumed,
+    Rewound,
+    RunEnded,
     history,
 )
 
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Automatic"]
 
 RETENTION_S = 5.0
-_TOLD = "kaizen_state.in_charge"
+_IDLE = (Continued, Forked, Interrupted, Marked, Noted, Paused, Resumed, Rewound, RunEnded)
 _LOG = logging.getLogger("kaizen")
 
 
@@ -68,6 +71,7 @@ class _Count:
 
 _COUNT: ContextVar[_Count | None] = ContextVar("kaizen_state_count", default=None)
 _LOOP: ContextVar[str] = ContextVar("kaizen_state_loop", default="")
+_STOPPED: ContextVar[tuple[str, float]] = ContextVar("kaizen_state_stopped")
 
 
 class Automatic:
@@ -101,13 +105,17 @@ class Automatic:
             return await call_next(request)
         before = _LOOP.set(run.id)
         self.running[run.id] = run
+        ended = True
         try:
             return await call_next(request)
+        except BaseException as error:
+            ended = not _may_go_on(run, error)
+            raise
         finally:
             _LOOP.reset(before)
             del self.running[run.id]
             if run.parent is None and self._retention is not None:
-                await self._let_old_ones_go(self._retention, run)
+                await self._let_old_ones_go(self._retention, run, ended=ended)
 
     async def cycle(self, request: CycleRequest, call_next: Cycle) -> CycleResult:
         """Mark the run after a turn, if it is kept, nobody else does, and it is time."""
@@ -121,20 +129,22 @@ class Automatic:
         if count.by is not self:
             return await call_next(request)
         result = await call_next(request)
-        if self._is_due(count, run):
+        if self._is_due(count, run) and _is_new(run):
             await _mark(run, f"after turn {request.cycle}", {"turn": request.cycle})
             count.begin_again(run)
         return result
 
     async def interrupt(self, event: InterruptEvent) -> None:
         """Mark a run that is about to stop on request, unless that changed nothing."""
-        if event.metadata.setdefault(_TOLD, self) is not self or not self._on_interrupt:
-            return
         run = current_run()
+        before, this = _STOPPED.get(None), (run.id, run.started)
+        _STOPPED.set(this)
+        if before == this or not self._on_interrupt:
+            return
         started = run.state.started
         if not run.log.durable or started is None or started.direct:
             return
-        if _is_new(run.log.entries, _newest(run)):
+        if _is_new(run):
             signal = event.request.signal.value
             await _mark(run, f"stopped: {event.request.message}"[:500], {"signal": signal})
 
@@ -148,17 +158,28 @@ class Automatic:
         spent = monotonic() - count.since
         return self._interval_s is not None and spent >= self._interval_s
 
-    async def _let_old_ones_go(self, retention: Retention, run: Run) -> None:
+    async def _let_old_ones_go(
+        self, retention: Retention, run: Run, *, ended: bool
+    ) -> None:
         """Apply the retention; what goes wrong there is no failure of the run."""
         keeping = run.plan.keeping
         assert keeping is not None
         with anyio.move_on_after(RETENTION_S, shield=True):
             try:
-                await retention.after(keeping.store, run.agent_id, run.id)
+                store = keeping.store
+                await retention.after(store, run.agent_id, run.id, ended=ended)
             except CheckpointError as error:
                 _LOG.warning("old runs of %s are still there: %s", run.agent_id, error)
             except Exception:  # noqa: BLE001 - a store of a stranger
                 _LOG.exception("old runs of %s are still there", run.agent_id)
+
+
+def _may_go_on(run: Run, error: BaseException) -> bool:
+    """Whether a run was interrupted, or somebody has to decide about a call of it."""
+    if isinstance(error, OutcomeUnknownError):
+        return True
+    stopped = isinstance(error, AgentInterrupted) or not isinstance(error, Exception)
+    return stopped and run.interrupted is not None and not run.cancelled
 
 
 async def _mark(run: Run, description: str, metadata: dict[str, object]) -> None:
@@ -179,7 +200,7 @@ def _counted(run: Run, by: Automatic) -> _Count:
     for entry in past:
         if entry.seq <= count.mark or not isinstance(entry, ModelReplied):
             continue
-        if run.past is None or run.past.whole(entry.cycle) is not None:
+        if run.past is None or entry.cycle < run.past.last:  # the last one comes again
             count.turns += 1
     marks = run.state.marks
     if run.past is not None:
@@ -194,7 +215,9 @@ def _newest(run: Run) -> int:
     return marks[-1].seq if marks else -1
 
 
-def _is_new(entries: Sequence[Entry], mark: int) -> bool:
+def _is_new(run: Run) -> bool:
     """Whether a run did anything since it was marked."""
-    idle = (Interrupted, Noted, Paused, Continued, Marked)
-    return mark < 0 or not all(isinstance(each, idle) for each in entries[mark + 1 :])
+    mark = _newest(run)
+    entries = run.log.entries if run.past is None else history(run.log.entries)
+    since = takewhile(lambda each: each.seq > mark, reversed(entries))
+    return mark < 0 or not all(isinstance(each, _IDLE) for each in since)

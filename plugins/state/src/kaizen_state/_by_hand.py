@@ -1,10 +1,16 @@
-"""Keeps states that somebody made: for each agent a log, in which each is what is new."""
+"""Keeps states that somebody made: for each agent a log, in which each is what is new.
+
+A log takes so many states as are kept; then it is closed, with an entry that says so, and
+the next one is begun. So who finds the end of a log as it was knows that it is still the
+one to write: whatever others did elsewhere, they would have closed it before.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from time import time
 
@@ -16,9 +22,11 @@ from kaizen import (
     CheckpointRequest,
     CheckpointSaveError,
     CheckpointStore,
+    RunRecord,
     StoredEntry,
 )
 from kaizen.claims import is_run_id, new_owner
+from kaizen.errors import UnknownRunError
 from kaizen.runlog import (
     Entry,
     Forked,
@@ -35,15 +43,19 @@ from kaizen_state._agent_state import (
     Kept,
     Packed,
     agent_of,
+    closed,
     difference,
     is_by_hand,
+    is_closed,
     kept_in,
     saved,
 )
-from kaizen_state._retention import MAX_RUNS, drop
+from kaizen_state._retention import MAX_RUNS, drop, in_order, old_logs
 from kaizen_state._series import (
     is_fork_by_hand,
     new_fork_by_hand,
+    new_in_series,
+    next_of,
     place_in_series,
     series_of,
 )
@@ -55,6 +67,7 @@ LEASE_S = 60.0
 PATIENCE_S = 5.0
 RETRY_S = 0.02
 MAX_REMEMBERED = 256
+_LOG = logging.getLogger("kaizen")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +76,8 @@ class _Log:
 
     Attributes:
         tail: The last entry as it is stored; `None` if there is no log yet.
-        states: How many states it holds.
+        states: How many states it holds, but for those that a fork shares.
+        closed: Whether the next log is written instead.
     """
 
     run_id: str
@@ -71,6 +85,7 @@ class _Log:
     tail: StoredEntry | None = None
     kept: Kept = field(default_factory=Kept)
     states: int = 0
+    closed: bool = False
 
     @property
     def length(self) -> int:
@@ -101,20 +116,7 @@ class StatesByHand:
         series = series_of(state.agent_id)
         with in_time(f"a state of agent {state.agent_id[:200]!r}"):
             async with self._alone(series):
-                log = await self._log_for(state, series)
-                try:
-                    log, checkpoint = await self._write(log, state, request)
-                except CheckpointSaveError:
-                    if log.tail is None or not await is_gone(self._storage, log.run_id):
-                        raise
-                    self._logs.pop(log.run_id, None)  # it was deleted behind our back
-                    log = await self._log_for(state, series)
-                    log, checkpoint = await self._write(log, state, request)
-            self._logs[log.run_id] = log
-            self._logs.move_to_end(log.run_id)
-            if len(self._logs) > MAX_REMEMBERED:
-                self._logs.popitem(last=False)
-            return checkpoint
+                return await self._save(state, series, request)
 
     async def fork(self, run_id: str, seq: int, agent_id: str) -> str:
         """Begin a log that shares the past of another up to a checkpoint."""
@@ -141,18 +143,91 @@ class StatesByHand:
 
     def forget(self, run_id: str) -> None:
         """Forget what is known of a log, since it is deleted."""
-        self._logs.pop(run_id, None)
+        for place, log in tuple(self._logs.items()):
+            if log.run_id == run_id:
+                del self._logs[place]
 
-    async def _write(
-        self, log: _Log, state: Packed, request: CheckpointRequest
-    ) -> tuple[_Log, Checkpoint]:
-        """Add a state to a log, whatever others have written there in the meantime."""
+    async def _save(
+        self, state: Packed, series: str, request: CheckpointRequest
+    ) -> Checkpoint:
+        """Add a state to its fork, or to the newest log of its agent."""
+        if is_fork_by_hand(state.run_id):
+            added = await self._go_on(state.run_id, state.run_id, state, request)
+            if added is not None:
+                return added
+        known = self._logs.get(series)
+        if known is not None:
+            added = await self._go_on(series, known.run_id, state, request)
+            if added is not None:
+                return added
+        async with self._beginning(series):
+            return await self._choose(state, series, request)
+
+    async def _choose(
+        self, state: Packed, series: str, request: CheckpointRequest
+    ) -> Checkpoint:
+        """Go on with the newest log that is stored, or close it and begin the next."""
+        records = await self._storage.runs(agent_id=state.agent_id, limit=MAX_RUNS)
+        logs = in_order(each for each in records if each.run_id.startswith(f"{series}_"))
+        if logs:
+            added = await self._go_on(series, logs[0].run_id, state, request)
+            if added is not None:
+                return added
+            await self._close(logs[0].run_id)
+        place = (place_in_series(logs[0].run_id) or 0) + 1 if logs else 0
+        log = _Log(run_id=new_in_series(series, place))
         async with writing(self._storage, log.run_id) as token:
-            return await self._add(await self._checked(log), state, request, token)
+            added = await self._add(series, log, state, request, token)
+        await self._let_old_ones_go(logs)
+        return added
+
+    async def _go_on(
+        self, place: str, run_id: str, state: Packed, request: CheckpointRequest
+    ) -> Checkpoint | None:
+        """Add a state to a log, unless it is gone, closed, full or of another agent.
+
+        Args:
+            place: Under what the log is remembered.
+            run_id: The log.
+            state: The state.
+            request: What is said of it.
+        """
+        if not await self._is_readable(run_id):
+            self._logs.pop(place, None)
+            return None
+        async with writing(self._storage, run_id) as token:
+            log = await self._as_it_is(place, run_id)
+            full = self._count is not None and log.states >= self._count
+            if log.tail is None or full or log.closed or log.agent_id != state.agent_id:
+                self._logs.pop(place, None)
+                return None
+            return await self._add(place, log, state, request, token)
+
+    async def _close(self, run_id: str) -> None:
+        """Let nobody go on with a log, unless it cannot be written anyway."""
+        if not await self._is_readable(run_id):
+            return
+        async with writing(self._storage, run_id) as token:
+            log = await self._as_it_is("", run_id)
+            if log.tail is not None and not log.closed:
+                entry = encode(closed(log.length, time()))
+                await self._storage.append(run_id, [entry], token=token)
+
+    async def _is_readable(self, run_id: str) -> bool:
+        try:
+            await self._storage.read(run_id, limit=1)
+        except CheckpointLoadError:
+            return False
+        return True
 
     async def _add(
-        self, log: _Log, state: Packed, request: CheckpointRequest, token: int
-    ) -> tuple[_Log, Checkpoint]:
+        self,
+        place: str,
+        log: _Log,
+        state: Packed,
+        request: CheckpointRequest,
+        token: int,
+    ) -> Checkpoint:
         data = difference(state, log.kept)
         at, length = time(), log.length
         entries: list[Entry] = []
@@ -168,96 +243,61 @@ class StatesByHand:
         )
         stored = [encode(each) for each in (*entries, saved(length, at, data), mark)]
         await self._storage.append(log.run_id, stored, token=token)
-        checkpoint = Checkpoint(
-            id=mark.mark_id, run_id=log.run_id, seq=mark.seq, description=mark.description
-        )
-        after = _Log(
+        self._logs[place] = _Log(
             run_id=log.run_id,
             agent_id=state.agent_id,
             tail=stored[-1],
             kept=state.kept,
             states=log.states + 1,
         )
-        return after, checkpoint
-
-    async def _log_for(self, state: Packed, series: str) -> _Log:
-        """Return the log that a state belongs into: a fork, or the newest of its agent."""
-        count = self._count
-        if is_fork_by_hand(state.run_id):
-            log = await self._look_up(state.run_id)
-            fits = log.tail is not None and (count is None or log.states < count)
-            if fits and log.agent_id == state.agent_id:
-                return log
-        known = [each for each in self._logs if each.startswith(f"{series}_")]
-        if not known:
-            records = await self._storage.runs(agent_id=state.agent_id, limit=MAX_RUNS)
-            known = [each.run_id for each in records if each.run_id.startswith(series)]
-        places = [place_in_series(each) for each in known]
-        place = max((each for each in places if each is not None), default=0)
-        log = await self._log_at(series, place)
-        if count is None or log.states < count:
-            return log
-        for each in places:
-            if each is not None and each < place:
-                await self._let_go(f"{series}_{each}")
-        return await self._log_at(series, place + 1)
-
-    async def _log_at(self, series: str, place: int) -> _Log:
-        """Return the log of a place, or the first behind it whose name is free.
-
-        A store may not give a name again while forks share what was deleted under it.
-        """
-        while True:
-            log = await self._look_up(f"{series}_{place}")
-            if log.tail is not None:
-                return log
-            try:
-                async with writing(self._storage, log.run_id, PATIENCE_S / 10):
-                    return log
-            except CheckpointSaveError:
-                place += (await self._look_up(log.run_id)).tail is None
-
-    async def _let_go(self, run_id: str) -> None:
-        """Delete a log of old states; should it fail, there will be a next time."""
-        self._logs.pop(run_id, None)
-        try:
-            await drop(self._storage, run_id)
-        except CheckpointError:
-            return
-
-    async def _look_up(self, run_id: str) -> _Log:
-        """Return what is known of a log of states, or read it."""
-        known = self._logs.get(run_id)
-        return known if known is not None else await self._read_states(run_id)
-
-    async def _read_states(self, run_id: str) -> _Log:
-        try:
-            stored = await self._storage.read(run_id)
-        except CheckpointLoadError:  # should it be there, but damaged, it takes no entry 0
-            return _Log(run_id=run_id)
-        entries = [decode(each) for each in stored]
-        if not is_by_hand(entries):
-            raise CheckpointSaveError(f"run {run_id!r}", "holds no states made by hand")
-        states = sum(isinstance(each, Marked) for each in entries)
-        return _Log(
-            run_id=run_id,
-            agent_id=agent_of(run_id, entries),
-            tail=stored[-1],
-            kept=kept_in(entries),
-            states=states,
+        self._logs.move_to_end(place)
+        if len(self._logs) > MAX_REMEMBERED:
+            self._logs.popitem(last=False)
+        return Checkpoint(
+            id=mark.mark_id, run_id=log.run_id, seq=mark.seq, description=mark.description
         )
 
-    async def _checked(self, log: _Log) -> _Log:
-        """Return what is known of a log that nobody else can write now."""
-        if log.tail is None:
-            return await self._read_states(log.run_id)
+    async def _let_old_ones_go(self, logs: Sequence[RunRecord]) -> None:
+        """Delete what nobody needs any more; should it fail, there will be a next time."""
+        with suppress(CheckpointError):
+            for each in await old_logs(self._storage, logs, self._count):
+                await drop(self._storage, each.run_id)
+
+    async def _as_it_is(self, place: str, run_id: str) -> _Log:
+        """Return what there is to know of a log that nobody else can write now."""
+        known = self._logs.get(place)
+        if known is not None and known.run_id == run_id and known.tail is not None:
+            with suppress(CheckpointLoadError):
+                end = await self._storage.read(run_id, start=known.tail.seq)
+                if tuple(end) == (known.tail,):
+                    return known
         try:
-            end = await self._storage.read(log.run_id, start=log.tail.seq)
-        except CheckpointLoadError:
-            end = ()
-        if tuple(end) == (log.tail,):
-            return log
-        return await self._read_states(log.run_id)
+            stored = await self._storage.read(run_id)
+            entries = [decode(each) for each in stored]
+            by_hand = is_by_hand(entries)
+            kept, agent_id = kept_in(entries), agent_of(run_id, entries)
+        except CheckpointLoadError as error:  # the next log has nothing to do with it
+            _LOG.warning("states are saved beside run %s: %s", run_id, error)
+            return _Log(run_id=run_id)
+        if not by_hand:
+            raise CheckpointSaveError(f"run {run_id!r}", "holds no states made by hand")
+        return _Log(
+            run_id=run_id,
+            agent_id=agent_id,
+            tail=stored[-1],
+            kept=kept,
+            states=_own_states(entries),
+            closed=is_closed(entries),
+        )
+
+    @asynccontextmanager
+    async def _beginning(self, series: str) -> AsyncIterator[None]:
+        """Be the only one, in any process, that chooses and begins logs of a series."""
+        name = next_of(series)
+        async with writing(self._storage, name):
+            yield
+        with suppress(CheckpointSaveError):  # it is held by whoever waited for it
+            await self._storage.delete(name)
 
     @asynccontextmanager
     async def _alone(self, key: str) -> AsyncIterator[None]:
@@ -304,7 +344,9 @@ async def is_gone(storage: CheckpointStore, run_id: str) -> bool:
     """Whether a run that could not be read is not there, rather than damaged."""
     try:
         await storage.read(run_id, limit=1)
-    except CheckpointLoadError:
+    except UnknownRunError:
+        return True
+    except CheckpointLoadError:  # not every store tells the two apart
         records = await storage.runs(limit=MAX_RUNS)
         return all(each.run_id != run_id for each in records)
     return False
@@ -325,6 +367,13 @@ def in_time(subject: str) -> Iterator[None]:
             f"may not be kept: the storage did not answer in {STORAGE_TIMEOUT_S:g} s",
             "`list()` shows whether it is there.",
         )
+
+
+def _own_states(entries: Sequence[Entry]) -> int:
+    states = 0
+    for each in entries:
+        states = 0 if isinstance(each, Forked) else states + isinstance(each, Marked)
+    return states
 
 
 def _started(run_id: str, agent_id: str, at: float) -> RunStarted:

@@ -49,7 +49,10 @@ def _options(arguments: Sequence[str]) -> Namespace:
     check.add_argument(
         "--force", action="store_true", help="with --write, also if that is there already"
     )
-    return parser.parse_args(list(arguments))
+    options = parser.parse_args(list(arguments))
+    if options.force and not options.write:
+        check.error("--force says how to --write; alone it does nothing")
+    return options
 
 
 def _check() -> int:

@@ -50,6 +50,14 @@ _REMEDIES = {
 
 def unavailable(error: OSError, base: Path) -> StorageUnavailableError:
     """Return an error of the system as one that says what, where, and what to do."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for path in (base, *base.parents):
+            if path.is_file():
+                return StorageUnavailableError(
+                    f"the folder of runs {str(base)!r}",
+                    f"cannot be there: {str(path)!r} is a file, not a folder",
+                    _REMEDIES[errno.ENOTDIR],
+                )
     name = error.filename
     file = f" ({os.fsdecode(name)})" if isinstance(name, str | bytes) else ""
     reason = error.strerror or type(error).__name__

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from time import time
+from types import UnionType
 from typing import Any
 
 from kaizen import (
@@ -53,6 +54,7 @@ from kaizen_state._through_hooks import save_through_hooks
 
 __all__ = ["StateManager"]
 
+MAX_TOLD = 100
 _LOG = logging.getLogger("kaizen")
 
 
@@ -75,6 +77,7 @@ class StateManager:
         hook_manager: Whose hooks are told when a state is saved by hand.
 
     Raises:
+        TypeError: The storage is none, or a number is no number.
         ValueError: A number is not above zero.
     """
 
@@ -88,14 +91,11 @@ class StateManager:
         checkpoint_on_interrupt: bool = True,
         hook_manager: HookManager | None = None,
     ) -> None:
-        for name, value in (
-            ("checkpoint_frequency", checkpoint_frequency),
-            ("checkpoint_interval", checkpoint_interval),
-            ("retention_count", retention_count),
-            ("ttl_seconds", ttl_seconds),
-        ):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, or None; it is {value!r}")
+        _require_store(storage)
+        _require_above_zero("checkpoint_frequency", checkpoint_frequency, int)
+        _require_above_zero("checkpoint_interval", checkpoint_interval, int | float)
+        _require_above_zero("retention_count", retention_count, int)
+        _require_above_zero("ttl_seconds", ttl_seconds, int | float)
         self._storage = storage
         self._retention = Retention(retention_count, ttl_seconds)
         limited = retention_count is not None or ttl_seconds is not None
@@ -143,12 +143,18 @@ class StateManager:
         Raises:
             CheckpointSaveError: It holds what cannot be kept, somebody else writes the
                 same, or the run is kept elsewhere or not at all.
+            TypeError: It is no state.
         """
         if isinstance(state, RunState):
             state = self._run_of(state)
         if isinstance(state, Run):
             self._require_kept_here(state)
             return (await state.checkpoint(description, metadata)).id
+        if not isinstance(state, AgentState):
+            raise TypeError(
+                f"save_checkpoint() takes an AgentState, a Run or the state of a run, not "
+                f"{type(state).__name__!r}: write AgentState(agent_id=…, …)"
+            )
         made = packed(state)
 
         async def save(request: CheckpointRequest) -> Checkpoint:
@@ -214,22 +220,13 @@ class StateManager:
 
         To go on with the run that it is of, give its `checkpoint_id` to `agent.resume`.
         """
-        found: AgentState | None = None
-        async with aclosing(self._records(agent_id)) as records:
-            async for record in records:
-                entries = await self._log(record)
-                if not entries:
-                    continue
+        async with aclosing(self._newest_first(agent_id, self._log)) as logs:
+            async for record, entries in logs:
                 place = last_place(record.run_id, entries)
-                if place is None and is_by_hand(entries):
-                    continue
-                end = place if is_by_hand(entries) else None
-                state = state_at(record.run_id, entries, end)
-                if found is None or state.created_at > found.created_at:
-                    found = state
-                if not is_about_checkpoints(entries[-1]):  # it was written for its own sake
-                    break
-        return found
+                if place is not None or not is_by_hand(entries):
+                    end = place if is_by_hand(entries) else None
+                    return state_at(record.run_id, entries, end)
+        return None
 
     async def fork_from_checkpoint(
         self, checkpoint_id: str, new_agent_id: str | None = None
@@ -285,24 +282,20 @@ class StateManager:
         """Return the checkpoints of an agent, or of all, newest first.
 
         These are the marks and the ends of runs, and the states that were saved by hand.
-        The logs are read for that, as many as are needed.
+        Those of one run stand together, and first those of the run that was written last:
+        no clock is asked. The logs are read for that, as many as are needed.
         """
         found: list[CheckpointInfo] = []
-        limit = max(0, limit)
         left: dict[str, int] = {}
-        async with aclosing(self._records(agent_id)) as records:
-            async for record in records:
-                if len(found) == limit and (
-                    not found or record.updated_at < found[-1].created_at
-                ):
+        async with aclosing(self._newest_first(agent_id, self._log_or_none)) as logs:
+            async for record, entries in logs:
+                if len(found) >= limit:
                     break
                 try:
-                    found += self._shown(record, await self._log(record), left)
+                    found += self._shown(record, entries, left)
                 except CheckpointLoadError as error:
-                    _LOG.warning("run %s is not listed: %s", record.run_id, error)
-                found.sort(key=lambda each: each.created_at, reverse=True)
-                del found[limit:]
-        return found
+                    _not_listed(record.run_id, error)
+        return found[: max(0, limit)]
 
     async def delete(self, checkpoint_id: str) -> None:
         """Delete a checkpoint, or a whole run with those inside it.
@@ -314,7 +307,7 @@ class StateManager:
             CheckpointLoadError: There is no such checkpoint.
             CheckpointSaveError: The run is carried out right now.
         """
-        run_id, seq = split_checkpoint_id(checkpoint_id)
+        run_id, seq = _split(checkpoint_id)
         if seq is None:
             await self._delete_run(run_id)
             return
@@ -335,17 +328,47 @@ class StateManager:
     ) -> Sequence[str]:
         """Let go what `retention_count` and `ttl_seconds` do not keep; return what went.
 
-        A run that is carried out stays, and so does one that has not ended. Of states that
-        were saved by hand at least `retention_count` are kept, and at most twice as many.
+        A run that is carried out stays, and so does one that could go on: it has not ended,
+        was interrupted, or somebody has to decide about a call. Of states that were saved
+        by hand the newest `retention_count` stay, and at most as many again, since they go
+        in blocks; the same holds for forks of these, apart.
 
         Args:
             agent_id: Of one agent only.
-            unfinished: Let also go what has not ended and nobody carries out.
+            unfinished: Let also go what could go on and nobody carries out.
         """
         return await self._retention.prune(self._storage, agent_id, unfinished=unfinished)
 
+    async def _newest_first(
+        self,
+        agent_id: str | None,
+        read: Callable[[RunRecord], Awaitable[Sequence[Entry]]],
+    ) -> AsyncGenerator[tuple[RunRecord, Sequence[Entry]]]:
+        """Yield runs with their logs, last written first, as the store has it.
+
+        That a checkpoint of a run was deleted is no reason to come earlier.
+        """
+        touched: list[tuple[float, RunRecord, Sequence[Entry]]] = []
+        async with aclosing(self._records(agent_id)) as records:
+            async for record in records:
+                entries = await read(record)
+                if not entries:
+                    continue
+                at = _written_at(entries)
+                if is_about_checkpoints(entries[-1]):
+                    touched.append((at, record, entries))
+                    touched.sort(key=lambda each: each[0])
+                    continue
+                while touched and touched[-1][0] > at:
+                    yield touched.pop()[1:]
+                yield record, entries
+        while touched:
+            yield touched.pop()[1:]
+
     async def _records(self, agent_id: str | None) -> AsyncGenerator[RunRecord]:
         """Yield the records of runs, last updated first; more are asked for as needed."""
+        if agent_id is not None:
+            await self._tell_of_damage(agent_id)
         seen: set[str] = set()
         limit = 16
         while True:
@@ -358,6 +381,19 @@ class StateManager:
                 return
             limit *= 8
 
+    async def _tell_of_damage(self, agent_id: str) -> None:
+        """Say of which runs nobody can tell whose they are: one may be what is sought.
+
+        Only the last ones written are looked at; an older one would not have been found.
+        """
+        for each in await self._storage.runs(limit=MAX_TOLD):
+            if not each.agent_id:
+                _LOG.warning(
+                    "run %s is damaged, so that nobody can tell whether it is of agent %s",
+                    each.run_id,
+                    agent_id,
+                )
+
     async def _log(self, record: RunRecord) -> Sequence[Entry]:
         """Return the log of a run; an empty one if it was deleted since it was listed."""
         try:
@@ -366,6 +402,14 @@ class StateManager:
             if await is_gone(self._storage, record.run_id):
                 return ()
             raise
+
+    async def _log_or_none(self, record: RunRecord) -> Sequence[Entry]:
+        """Return the log of a run; an empty one also if it is damaged, which is told."""
+        try:
+            return await self._log(record)
+        except CheckpointLoadError as error:
+            _not_listed(record.run_id, error)
+            return ()
 
     def _shown(
         self, record: RunRecord, entries: Sequence[Entry], left: dict[str, int]
@@ -431,7 +475,7 @@ class StateManager:
         self, checkpoint_id: str
     ) -> tuple[Sequence[Entry], int | None, AgentState]:
         """Return the log, the position and the state of a checkpoint that there is."""
-        run_id, seq = split_checkpoint_id(checkpoint_id)
+        run_id, seq = _split(checkpoint_id)
         entries = await read_log(self._storage, run_id)
         if seq is not None:
             place = entries[seq] if seq < len(entries) else None
@@ -464,3 +508,62 @@ class StateManager:
                 "`list()` shows what is there.",
             )
         await self._storage.delete(run_id)  # it is damaged; or this says why it cannot be
+
+
+def _require_store(storage: object) -> None:
+    """Refuse what is no store, such as the name of a folder.
+
+    Raises:
+        TypeError: It is none.
+    """
+    asked = ("append", "read", "runs", "claim")
+    if isinstance(storage, type) or not all(hasattr(storage, each) for each in asked):
+        raise TypeError(
+            "storage is a checkpoint store, such as FilesystemStorage('./checkpoints'), "
+            f"not {storage!r:.200}"
+        )
+
+
+def _require_above_zero(name: str, value: float | None, kind: type | UnionType) -> None:
+    """Refuse what is no number above zero.
+
+    Raises:
+        TypeError: It is no number, or no whole one where that is needed.
+        ValueError: It is not above zero.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, kind):
+        whole = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{name} is {whole} above 0, or None; it is {value!r:.100}")
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, or None; it is {value!r}")
+
+
+def _split(checkpoint_id: object) -> tuple[str, int | None]:
+    """Return the run and the position of a checkpoint.
+
+    Raises:
+        CheckpointLoadError: It is no id of a checkpoint or a run.
+        TypeError: It is no text, but perhaps what has such an id.
+    """
+    if isinstance(checkpoint_id, str):
+        return split_checkpoint_id(checkpoint_id)
+    wanted = {
+        AgentState: "its `checkpoint_id`",
+        CheckpointInfo: "its `id`",
+        Run: "its `id`",
+    }
+    give = wanted.get(type(checkpoint_id), "the id of a checkpoint or a run")
+    name = type(checkpoint_id).__name__
+    raise TypeError(f"a checkpoint is named by a text, not by {name!r}: give {give}")
+
+
+def _written_at(entries: Sequence[Entry]) -> float:
+    """Return when a log was written last for its own sake."""
+    own = (each for each in reversed(entries) if not is_about_checkpoints(each))
+    return next(own, entries[0]).at
+
+
+def _not_listed(run_id: str, error: CheckpointLoadError) -> None:
+    _LOG.warning("run %s is not listed: %s", run_id, error)

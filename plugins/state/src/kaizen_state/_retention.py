@@ -1,8 +1,10 @@
 """Lets old runs go: all but the newest of each agent, and what is older than it may be.
 
-What may go is a run that has ended and is carried out by nobody. A run inside another one
-is never let go by itself, since the outer one, once it is resumed, would do its work again;
-it goes with the outer one, after it.
+What may go is a run that has ended for good and is carried out by nobody. One that was
+interrupted could go on, and so could one that failed since nobody knows what a call did:
+somebody has to decide. A run inside another one is never let go by itself, since the outer
+one, once it is resumed, would do its work again; it goes with the outer one, after it.
+States that were made by hand, and forks of these, never go because of runs.
 """
 
 from __future__ import annotations
@@ -16,19 +18,23 @@ from kaizen import (
     CheckpointLoadError,
     CheckpointSaveError,
     CheckpointStore,
+    OutcomeUnknownError,
     RunRecord,
     StoredEntry,
 )
-from kaizen.runlog import ChildEnded, decode
+from kaizen.checkpoints import read_log
+from kaizen.runlog import ChildEnded, RunEnded, decode
 
-from kaizen_state._series import place_in_series
+from kaizen_state._agent_state import infos_of
+from kaizen_state._series import is_fork_by_hand, place_in_series
 
-__all__ = ["Retention", "drop"]
+__all__ = ["Retention", "drop", "in_order", "old_logs"]
 
 MAX_RUNS = 1_000_000
 MAX_AGENTS = 1_000
 LOOK_AGAIN = 100
 _LISTED = 1_000
+_FINISHED = ("completed", "failed", "cancelled")  # as `kaizen runs prune` has it
 
 
 @dataclass(slots=True)
@@ -57,15 +63,24 @@ class Retention:
         self.ttl_s = ttl_s
         self._lines: OrderedDict[tuple[int, str], _Line] = OrderedDict()
 
-    async def after(self, store: CheckpointStore, agent_id: str, run_id: str) -> None:
+    async def after(
+        self, store: CheckpointStore, agent_id: str, run_id: str, *, ended: bool
+    ) -> None:
         """Let go what is too much, now that one more run of an agent is over.
 
         The store is asked what it has for each agent at first, and then once in a hundred
         runs, so that also runs of other processes count.
+
+        Args:
+            store: What keeps the runs.
+            agent_id: The agent.
+            run_id: The run.
+            ended: Whether it ended for good, so that it counts.
         """
         line = await self._line(store, agent_id)
-        runs = [each for each in line.runs if each[0] != run_id]
-        line.runs = deque([*runs, (run_id, time())])
+        line.runs = deque(each for each in line.runs if each[0] != run_id)
+        if ended:
+            line.runs.append((run_id, time()))
         line.left -= 1
         while line.runs and self._is_too_much(len(line.runs), line.runs[0][1]):
             oldest, _ = line.runs.popleft()
@@ -85,12 +100,13 @@ class Retention:
                 by_agent.setdefault(each.agent_id, []).append(each)
         dropped: list[str] = []
         for own in by_agent.values():
-            runs, series = _parted(own, unfinished=unfinished)
+            runs, series, forks = _parted(own, unfinished=unfinished)
             for place, each in enumerate(runs, start=1):
                 if self._is_too_much(place, each.updated_at):
                     dropped += await drop(store, each.run_id, unfinished=unfinished)
-            for each in self._old_logs(series):
-                dropped += await drop(store, each.run_id)
+            for logs in (in_order(series), forks):
+                for each in await self._not_needed(store, logs):
+                    dropped += await drop(store, each.run_id)
         self._lines.clear()
         return dropped
 
@@ -99,17 +115,13 @@ class Retention:
             return True
         return self.ttl_s is not None and at < time() - self.ttl_s
 
-    def _old_logs(self, series: Sequence[RunRecord]) -> list[RunRecord]:
-        """Return the logs of states made by hand that are not needed any more.
-
-        Each log but the newest is full, so that the newest two hold enough.
-        """
-        newest_first = sorted(series, key=_place, reverse=True)
-        needed = 2 if self.count is not None else len(newest_first)
-        expired = [
-            each for each in newest_first[:needed] if self._is_too_much(0, each.updated_at)
-        ]
-        return [*newest_first[needed:], *expired]
+    async def _not_needed(
+        self, store: CheckpointStore, logs: Sequence[RunRecord]
+    ) -> list[RunRecord]:
+        """Return the logs of states made by hand that may go; the newest come first."""
+        old = await old_logs(store, logs, self.count)
+        expired = [each for each in logs if self._is_too_much(0, each.updated_at)]
+        return [*old, *(each for each in expired if each not in old)]
 
     async def _line(self, store: CheckpointStore, agent_id: str) -> _Line:
         key = (id(store), agent_id)
@@ -117,7 +129,7 @@ class Retention:
         if line is None or line.left <= 0 or line.store is not store:
             limit = (self.count or 0) + _LISTED
             records = await store.runs(agent_id=agent_id, limit=limit)
-            ended, _ = _parted(records, unfinished=False)
+            ended, _, _ = _parted(records, unfinished=False)
             outer = [(each.run_id, each.updated_at) for each in ended if not each.parent_id]
             line = _Line(store, deque(reversed(outer)))
         self._lines[key] = line
@@ -129,20 +141,59 @@ class Retention:
 
 def _parted(
     records: Iterable[RunRecord], *, unfinished: bool
-) -> tuple[list[RunRecord], list[RunRecord]]:
-    """Part runs that may go from the logs of states that were made by hand."""
+) -> tuple[list[RunRecord], list[RunRecord], list[RunRecord]]:
+    """Part runs that may go from logs of states made by hand, and from forks of these."""
     runs: list[RunRecord] = []
     series: list[RunRecord] = []
+    forks: list[RunRecord] = []
     for each in records:
         if place_in_series(each.run_id) is not None:
             series.append(each)
-        elif not each.owner and (unfinished or each.status != "running"):
+        elif is_fork_by_hand(each.run_id):
+            forks.append(each)
+        elif not each.owner and (unfinished or each.status in _FINISHED):
             runs.append(each)
-    return runs, series
+    return runs, series, forks
 
 
-def _place(record: RunRecord) -> int:
-    return place_in_series(record.run_id) or 0
+def in_order(series: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return the logs of a series, the newest first."""
+    return sorted(
+        series,
+        key=lambda each: (place_in_series(each.run_id) or 0, each.run_id),
+        reverse=True,
+    )
+
+
+async def old_logs(
+    store: CheckpointStore, logs: Sequence[RunRecord], count: int | None
+) -> list[RunRecord]:
+    """Return the logs that the newest so many states made by hand do not need.
+
+    Args:
+        store: What keeps them.
+        logs: The logs, the newest first.
+        count: How many states have to stay, or `None` for all.
+    """
+    if count is None:
+        return []
+    left = count
+    for place, each in enumerate(logs):
+        if left <= 0:
+            return list(logs[place:])
+        left -= await _states_in(store, each)
+    return []
+
+
+async def _states_in(store: CheckpointStore, log: RunRecord) -> int:
+    """Return how many states a log adds to those that it shares; a fork is one itself."""
+    shared = log.forked_from[1] if log.forked_from else 0
+    try:
+        entries = await read_log(store, log.run_id)
+        states = len(infos_of(log.run_id, entries, start=shared))
+    except CheckpointLoadError:  # it is damaged, and helps nobody
+        return 0
+    return max(states, 1) if shared else states
 
 
 async def drop(
@@ -155,9 +206,9 @@ async def drop(
     """
     try:
         stored = await store.read(run_id)
+        if not unfinished and not _has_ended(stored):
+            return []
     except CheckpointLoadError:  # it is gone, or damaged, which somebody has to look at
-        return []
-    if not unfinished and not _has_ended(stored):
         return []
     try:
         await store.delete(run_id)
@@ -170,9 +221,15 @@ async def drop(
 
 
 def _has_ended(stored: Sequence[StoredEntry]) -> bool:
-    telling = ("run_ended", "resumed", "rewound", "forked")
-    last = next((each.type for each in reversed(stored) if each.type in telling), "")
-    return last == "run_ended"
+    """Whether a run has ended for good, so that nobody has to decide anything."""
+    telling = (RunEnded.type, "resumed", "rewound", "forked")
+    last = next((each for each in reversed(stored) if each.type in telling), None)
+    entry = decode(last) if last is not None else None
+    return (
+        isinstance(entry, RunEnded)
+        and entry.status in _FINISHED
+        and entry.error_code != OutcomeUnknownError.code
+    )
 
 
 def _children(stored: Iterable[StoredEntry]) -> list[str]:

@@ -21,7 +21,12 @@ from time import time_ns
 from typing import TypeVar
 
 from kaizen.claims import is_run_id
-from kaizen.errors import CheckpointError, CheckpointLoadError, CheckpointSaveError
+from kaizen.errors import (
+    CheckpointError,
+    CheckpointLoadError,
+    CheckpointSaveError,
+    UnknownRunError,
+)
 from kaizen.ports import RunRecord, StoredEntry
 from kaizen.runlog import described
 
@@ -402,7 +407,7 @@ class Runs:
                     raise _lacks(run_id, parent, length - 1)
                 yield log
         except CheckpointLoadError as error:
-            if error.problem != _UNKNOWN:
+            if not isinstance(error, UnknownRunError):
                 raise
             if not (self.base / run_id).exists():
                 raise _unknown(run_id) from None
@@ -476,7 +481,7 @@ class Runs:
         try:
             return self._settled(run_id, lambda: self._describe(run_id))
         except (CheckpointLoadError, PermissionError) as error:
-            if isinstance(error, CheckpointLoadError) and error.problem == _UNKNOWN:
+            if isinstance(error, UnknownRunError):
                 return None
             warn("a damaged run is listed: %s", error)
             return RunRecord(
@@ -628,9 +633,6 @@ class Runs:
                     self._discard(base, writer)
 
 
-_UNKNOWN = "is unknown to the store"
-
-
 def _require_id(
     run_id: str, error: type[CheckpointLoadError | CheckpointSaveError]
 ) -> None:
@@ -638,8 +640,10 @@ def _require_id(
         raise error(f"run {run_id[:200]!r}", "has an id that no run has")
 
 
-def _unknown(run_id: str) -> CheckpointLoadError:
-    return CheckpointLoadError(f"run {run_id!r}", _UNKNOWN)
+def _unknown(run_id: str) -> UnknownRunError:
+    return UnknownRunError(
+        f"run {run_id!r}", "is unknown to the store", "`kaizen runs list` shows them."
+    )
 
 
 def _lacks(run_id: str, parent: str, seq: int) -> CheckpointLoadError:
