@@ -41,7 +41,7 @@ class Counting(MemoryCheckpointStore):
     async def append(
         self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
     ) -> None:
-        if self.stop is not None:
+        if self.stop is not None and entries[-1].type == "forked":
             await self.stop()
         await super().append(run_id, entries, token=token)
 

@@ -428,6 +428,32 @@ async def test_an_async_run_does_not_wait_for_a_store_that_works() -> None:
     assert await store.only() == ("completed", "")
 
 
+async def test_the_end_of_a_run_is_kept_that_comes_while_it_is_written() -> None:
+    store, gate = Store(), Gate()
+    writing = anyio.Event()
+
+    async def hold(_: str) -> None:
+        writing.set()
+        await store.let.wait()
+
+    with anyio.fail_after(5):
+        async with kernel_with(Call("work"), "done") as kernel:
+            agent = agent_on(kernel, store, gate.tool, durability="async")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(agent.run, question="?"))
+                await gate.entered.wait()
+                await store.until(lambda: len(store._logs.get(gate.run_id, ())) >= 4)
+                store.writing = hold
+                assert gate.run is not None
+                gate.run.pause()
+                gate.run.resume()
+                await writing.wait()
+                gate.let.set()
+            store.let.set()
+            await store.until(lambda: not kernel.keeper.carries(gate.run_id))
+            assert await store.only() == ("completed", "")
+
+
 # A run that another process has.
 
 

@@ -122,7 +122,8 @@ class Keeper:
     def write_soon(self, log: RunLog) -> None:
         """Have a log written while its run goes on."""
         shelf = self._shelves.get(id(log.store))
-        if shelf is not None and log in shelf.logs and log not in shelf.due:
+        if shelf is not None and log in shelf.logs:
+            log.due = True
             shelf.due[log] = None
             shelf.wake.set()
 
@@ -261,9 +262,10 @@ class _Shelf:
             while self.due and not self._retired.is_set():
                 log = next(iter(self.due))
                 del self.due[log]
+                log.due = False
                 await _reported(log, log.flush())
                 self.learn(log)
-                if log.over:
+                if log.over and log not in self.due:  # it may have ended meanwhile
                     await self._keeper.let_go(log)
             if self._retired.is_set():
                 return

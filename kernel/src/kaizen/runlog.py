@@ -870,6 +870,7 @@ class RunLog:
         run_id: The run.
         state: The fold of the entries, kept up to date.
         over: Whether nothing will be added any more.
+        due: Whether it waits to be written; for its keeper.
     """
 
     __slots__ = (
@@ -887,6 +888,7 @@ class RunLog:
         "_token",
         "_unsure",
         "_writing",
+        "due",
         "entries",
         "over",
         "run_id",
@@ -898,6 +900,7 @@ class RunLog:
         self.state = RunState()
         self.run_id = run_id
         self.over = False
+        self.due = False
         self._keeping = keeping
         self._stored = 0
         self._deltas = 0
@@ -941,7 +944,8 @@ class RunLog:
         if keeping.durability == "exit":
             return False
         if keeping.durability == "async" and not keeping.keeper.closed:
-            keeping.keeper.write_soon(self)
+            if not self.due:
+                keeping.keeper.write_soon(self)
             return self._problem is not None
         return self._stored < len(self.entries)
 
