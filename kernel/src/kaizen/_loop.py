@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import perf_counter, time
@@ -202,7 +201,7 @@ async def _let_go_kept(run: Run) -> None:
 
 async def _guarded(run: Run, work: Awaitable[Value]) -> Value:
     """Do the work of a run inside its scope; if it fails, leave the run in good order."""
-    token, step = _CURRENT.set(run), _STEP.set("")
+    token, step = _CURRENT.set(run), _STEP.set(())
     run._scope = scope = run.plan.new_scope()
     timeout = run.plan.config.timeout
     if timeout is not None:
@@ -287,11 +286,14 @@ async def cycle(request: CycleRequest) -> CycleResult:
             agent_id=request.agent_id,
             cycle=request.cycle,
         )
-        if plan.keeping is None:
+        if plan.keeping is None or plan.model_call is model_call:
             reply = await plan.model_call(asked)
         else:
-            with _step(f"cycle_{request.cycle}.model."):
+            step = _STEP.set(("cycle", request.cycle, "model"))
+            try:
                 reply = await plan.model_call(asked)
+            finally:
+                _STEP.reset(step)
         if reply.tool_uses:
             reply = _with_distinct_calls(run, reply)
         _replied(run, request.cycle, reply)
@@ -470,8 +472,11 @@ async def call_tool(
         if plan.keeping is None:
             result = await plan.tool_call(call)
         else:
-            with _step(f"{call_id}."):
+            step = _STEP.set((call_id,))
+            try:
                 result = await plan.tool_call(call)
+            finally:
+                _STEP.reset(step)
         if result.call_id != call_id or result.name != name:
             result = replace(result, call_id=call_id, name=name)
     except (ToolError, ToolRefusedError, UnknownNameError) as error:
@@ -530,16 +535,6 @@ def _checked_call(
         agent_id=run.agent_id,
         cycle=cycle,
     )
-
-
-@contextmanager
-def _step(name: str) -> Iterator[None]:
-    """Let what begins inside be numbered by this step of the run alone."""
-    token = _STEP.set(name)
-    try:
-        yield
-    finally:
-        _STEP.reset(token)
 
 
 def _call_one(run: Run, cycle: int, use: ToolUse) -> Coroutine[Any, Any, ToolResult]:

@@ -70,7 +70,7 @@ MAX_STEER_CHARS = 100_000
 MAX_FAILURE_CHARS = 10_000
 _PLAIN = (str, int, float, bool, type(None))
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
-_STEP: ContextVar[str] = ContextVar("kaizen_step", default="")
+_STEP: ContextVar[tuple[str | int, ...]] = ContextVar("kaizen_step", default=())
 
 
 @record
@@ -550,7 +550,7 @@ class Run:
                 return result
         if self.state.paused:
             await self.until_continued()
-        token = _STEP.set(f"cycle_{request.cycle}.")
+        token = _STEP.set(("cycle", request.cycle))
         self._replied = None
         try:
             result = await self.plan.cycle(request)
@@ -650,10 +650,10 @@ class Run:
         inputs = to_json(
             child.inputs, inf_nan_mode="constants", fallback=repr, serialize_unknown=True
         )
-        return f"{_STEP.get()}{child.agent_id}:{sha256(inputs).hexdigest()[:16]}"
+        return f"{_step()}{child.agent_id}:{sha256(inputs).hexdigest()[:16]}"
 
     def _numbered(self, kind: str) -> str:
-        place = f"{_STEP.get() if self.plan.keeping is not None else ''}{kind}"
+        place = f"{_step()}{kind}"
         if self._numbers is None:
             self._numbers = {}
         self._numbers[place] = number = self._numbers.get(place, 0) + 1
@@ -675,6 +675,11 @@ class Run:
             child.interrupt(self.interrupted)
         elif self.state.paused:
             child.pause()
+
+
+def _step() -> str:
+    """Return the name of the step of a kept run inside which this code is called."""
+    return "".join(f"{part}." for part in _STEP.get())
 
 
 def _checked(reason: InterruptReason | None) -> InterruptReason:

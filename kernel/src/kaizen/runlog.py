@@ -878,16 +878,16 @@ class RunLog:
         "_closed",
         "_delta_seq",
         "_deltas",
-        "_holding",
         "_keeping",
+        "_locks",
         "_lost",
         "_problem",
         "_proven",
+        "_soon",
         "_stored",
         "_subscriptions",
         "_token",
         "_unsure",
-        "_writing",
         "due",
         "entries",
         "over",
@@ -908,14 +908,14 @@ class RunLog:
         self._closed = False
         self._subscriptions: tuple[Subscription, ...] = ()
         if keeping is not None:
+            self._soon = keeping.durability == "async"
             self._unsure = False
             self._proven = False
             self._claimed = False
             self._token: int | None = None
             self._problem: Exception | None = None
             self._lost: ClaimLostError | None = None
-            self._writing = anyio.Lock(fast_acquire=True)
-            self._holding = anyio.Lock(fast_acquire=True)
+            self._locks: tuple[anyio.Lock, anyio.Lock] | None = None
 
     def append(self, entry: Entry) -> None:
         """Add an entry at the end; its `seq` must be the log's length."""
@@ -936,6 +936,8 @@ class RunLog:
         Without a store it has not, and with durability `exit` not before its end; with
         `async`, the entries are written while it goes on, unless that has failed.
         """
+        if self.due and self._soon:  # most often, and many times a run
+            return self._problem is not None or self._lost is not None
         keeping = self._keeping
         if keeping is None:
             return False
@@ -943,9 +945,8 @@ class RunLog:
             return True
         if keeping.durability == "exit":
             return False
-        if keeping.durability == "async" and not keeping.keeper.closed:
-            if not self.due:
-                keeping.keeper.write_soon(self)
+        if self._soon and not keeping.keeper.closed:
+            keeping.keeper.write_soon(self)
             return self._problem is not None
         return self._stored < len(self.entries)
 
@@ -979,7 +980,7 @@ class RunLog:
         limit = _keeping.STORE_TIMEOUT_S
         try:
             with keeping.keeper.scope(limit) as scope:
-                async with self._writing:
+                async with self._turns()[0]:
                     await self._write(keeping)
             if scope.cancelled_caught:
                 raise StorageUnavailableError(
@@ -1057,7 +1058,7 @@ class RunLog:
             ClaimLostError: Somebody else has it, or had it meanwhile.
         """
         keeping = self._keeping
-        async with self._holding:
+        async with self._turns()[1]:
             if keeping is None or self._token is None or self._lost is not None:
                 return
             store = keeping.store
@@ -1080,7 +1081,7 @@ class RunLog:
     async def give_up(self, owner: str) -> None:
         """Let others have the run."""
         keeping = self._keeping
-        async with self._writing, self._holding:
+        async with self._turns()[0], self._turns()[1]:
             self._token = None
             if keeping is None or not self._claimed:
                 return
@@ -1102,6 +1103,15 @@ class RunLog:
     def store(self) -> CheckpointStore | None:
         """Where it is kept, or `None`."""
         return None if self._keeping is None else self._keeping.store
+
+    def _turns(self) -> tuple[anyio.Lock, anyio.Lock]:
+        """Return what lets one write at a time, and one change of the claim.
+
+        Made when it is first needed, which in many runs is after their end.
+        """
+        if self._locks is None:
+            self._locks = (anyio.Lock(fast_acquire=True), anyio.Lock(fast_acquire=True))
+        return self._locks
 
     @property
     def stored(self) -> int:

@@ -403,6 +403,27 @@ async def test_an_append_that_was_cut_off_is_reported_and_removed(
     assert "cut 25 bytes" in record.getMessage()
     assert str(segment) in record.getMessage()
     assert "2 entries" in record.getMessage()
+    assert "cut-2-1" in record.getMessage()
+    kept = tmp_path / "run" / "cut-2-1"
+    assert kept.read_bytes() == b'{"crc":"00000000","size":'
+
+
+async def test_what_is_cut_off_is_kept_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_MAX_CUT_BYTES", 4)
+    async with FilesystemStorage(tmp_path) as store:
+        for number in range(12):
+            await store.append("run", noted(number, 1))
+            with (tmp_path / "run" / "00000000.jsonl").open("ab") as file:
+                file.write(b"%04d and more" % number)
+        await store.append("run", noted(12, 1))
+
+        kept = {each.name: each.read_bytes() for each in tmp_path.glob("run/cut-*")}
+        assert kept == {f"cut-{n + 1}-{n + 1}": b"%04d" % n for n in range(4, 12)}
+        assert list(await store.read("run")) == noted(0, 13)
+        await store.delete("run")
+    assert not (tmp_path / "run").exists()
 
 
 async def test_an_append_is_whole_or_not_there_at_every_length_of_its_file(

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import inspect
 import json
 import os
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import time
 
 import pytest
-from kaizen.errors import CheckpointError, CheckpointLoadError, CheckpointSaveError
+from kaizen.errors import (
+    CheckpointError,
+    CheckpointLoadError,
+    CheckpointSaveError,
+    StorageUnavailableError,
+    UnknownRunError,
+)
 from kaizen.ports import StoredEntry
 from kaizen.runlog import RunEnded, encode
-from kaizen_state import FilesystemStorage, _archive, _files, _log, _writer
+from kaizen_state import FilesystemStorage, _archive, _claim_file, _files, _log, _writer
 
 pytestmark = pytest.mark.anyio
 
@@ -75,51 +85,147 @@ def flipped(content: bytes) -> Iterator[bytes]:
             yield b"%b%c%b" % (content[:at], byte ^ (1 << bit), content[at + 1 :])
 
 
+@contextmanager
+def deep_stack() -> Iterator[None]:
+    """Leave little room for recursion, as far down in a program."""
+    limit = sys.getrecursionlimit()
+    depth = len(inspect.stack(0))
+    sys.setrecursionlimit(depth + 150)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 @once
-async def test_a_flipped_bit_is_damage_or_takes_the_last_append(tmp_path: Path) -> None:
-    store = await written(tmp_path, noted(0, 1), noted(1, 1), noted(2, 1))
+@pytest.mark.parametrize(
+    "appends",
+    [
+        (noted(0, 1), noted(1, 1), noted(2, 1)),
+        (noted(0, 1), noted(1, 3)),
+        (noted(0, 1),),
+    ],
+    ids=["appends_of_one", "an_append_of_many", "only_append"],
+)
+async def test_a_flipped_bit_is_damage_and_nothing_is_cut_off(
+    tmp_path: Path, appends: tuple[list[StoredEntry], ...]
+) -> None:
+    store = await written(tmp_path, *appends)
+    length = sum(map(len, appends))
+    segment = tmp_path / "run" / SEGMENT
+
+    for number, altered in enumerate(flipped(segment.read_bytes())):
+        segment.write_bytes(altered)
+        with pytest.raises(CheckpointLoadError, match=rf"{SEGMENT}.*'run'"):
+            await store.read("run")
+        if number % 7 == 0:
+            with pytest.raises(CheckpointSaveError):
+                await store.append("run", noted(length, 1))
+            assert segment.read_bytes() == altered
+
+
+@once
+async def test_a_flipped_bit_at_either_end_of_a_log_is_listed(tmp_path: Path) -> None:
+    store = await written(tmp_path, noted(0, 1), noted(1, 1), noted(2, 2))
     segment = tmp_path / "run" / SEGMENT
     content = segment.read_bytes()
-    shorter, told = 0, list[str]()
+    lines = content.splitlines(keepends=True)
+    start, end = len(lines[0]), len(lines[0] + lines[1])
 
-    for altered in flipped(content):
+    for number, altered in enumerate(flipped(content)):
+        if start <= number // 8 < end:
+            continue
         segment.write_bytes(altered)
-        try:
-            found = list(await store.read("run"))
-        except CheckpointLoadError as error:
-            told.append(str(error))
-            if len(told) % 8 == 0:
-                with pytest.raises(CheckpointSaveError):
-                    await store.append("run", noted(3, 1))
-                assert segment.read_bytes() == altered
-        else:
-            shorter += 1
-            assert found == noted(0, 2)
-            await store.append("run", noted(2, 1, "again"))
-            assert list(await store.read("run")) == [*noted(0, 2), *noted(2, 1, "again")]
+        assert [each.status for each in await store.runs()] == ["damaged"]
 
-    last = len(content.splitlines(keepends=True)[-1])
-    assert shorter <= last * 8
-    assert shorter + len(told) == len(content) * 8
-    assert all("'run'" in each and SEGMENT in each for each in told)
+
+async def test_of_a_run_whose_only_append_is_damaged_nothing_is_unknown(
+    tmp_path: Path,
+) -> None:
+    store = await written(tmp_path, noted(0, 1))
+    segment = tmp_path / "run" / SEGMENT
+    altered = segment.read_bytes().replace(b'"text"', b'"tent"')
+    segment.write_bytes(altered)
+
+    assert [each.status for each in await store.runs()] == ["damaged"]
+    with pytest.raises(CheckpointLoadError, match="entry 0 .*is damaged") as caught:
+        await store.read("run")
+    assert not isinstance(caught.value, UnknownRunError)
+    with pytest.raises(CheckpointSaveError, match="is damaged"):
+        await store.append("run", noted(0, 1))
+    assert segment.read_bytes() == altered
 
 
 @once
-async def test_a_flipped_bit_in_an_append_of_many_takes_all_of_it_or_is_damage(
-    tmp_path: Path,
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_sector_that_was_never_written_is_no_damage(
+    tmp_path: Path, count: int
 ) -> None:
-    store = await written(tmp_path, noted(0, 1), noted(1, 3))
+    store = await written(tmp_path, noted(0, 1))
     segment = tmp_path / "run" / SEGMENT
+    start = segment.stat().st_size
+    await store.append("run", noted(1, count))
+    content = segment.read_bytes()
+    sector = 64
 
-    told: list[str] = []
+    for offset in range(sector):  # where in a sector the append begins
+        edges = sorted({start, *range(start + offset, len(content), sector), len(content)})
+        for at, stop in zip(edges, edges[1:], strict=False):
+            segment.write_bytes(content[:at] + bytes(stop - at) + content[stop:])
+            assert list(await store.read("run")) == noted(0, 1), (at, stop)
+            assert [each.length for each in await store.runs()] == [1]
 
-    for altered in flipped(segment.read_bytes()):
-        segment.write_bytes(altered)
-        try:
-            assert list(await store.read("run")) == noted(0, 1)
-        except CheckpointLoadError as error:
-            told.append(str(error))
-    assert all("'run'" in each and SEGMENT in each for each in told)
+
+async def test_a_damaged_run_is_as_old_as_its_files(tmp_path: Path) -> None:
+    store = await written(tmp_path, noted(0, 1))
+    segment = tmp_path / "run" / SEGMENT
+    segment.write_bytes(b"x\n")
+    os.utime(segment, (1_000_000_000, 1_000_000_000))
+
+    (record,) = await store.runs()
+
+    assert (record.status, record.updated_at) == ("damaged", 1_000_000_000)
+
+
+@pytest.mark.parametrize("where", ["open_file", "status", "names"])
+async def test_a_run_that_the_disk_cannot_read_is_listed_with_the_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    store = await written(tmp_path, noted(0, 1))
+    await store.append("other", noted(0, 1))
+    real = getattr(_files.Folder, where)
+
+    def broken(self: _files.Folder, *given: object) -> object:
+        if "run" in (self.path.name, *given):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "run")
+        return real(self, *given)
+
+    before = time()
+    monkeypatch.setattr(_files.Folder, where, broken)
+    found = {each.run_id: each for each in await store.runs()}
+
+    assert {key: each.status for key, each in found.items()} == {
+        "run": "damaged",
+        "other": "running",
+    }
+    assert found["run"].updated_at > before - 60
+    assert "'run' is listed as damaged" in caplog.text
+
+
+async def test_no_run_is_damaged_because_too_many_files_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await written(tmp_path, noted(0, 1))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(_files.Folder, "open_file", full)
+    with pytest.raises(StorageUnavailableError, match="ulimit"):
+        await store.runs()
 
 
 @once
@@ -342,9 +448,10 @@ async def test_a_newer_format_is_told_and_left_alone(tmp_path: Path) -> None:
         b'"v":1,"fork":null,"origin":0,"deleted":false,"newest":0}',
         b'"v":2}',
         DEEP,
+        b'"v":' + DEEP[:4_000],
         b"x" * 10_000,
     ],
-    ids=range(11),
+    ids=range(12),
 )
 async def test_a_hostile_head_is_refused(tmp_path: Path, head: bytes) -> None:
     store = await written(tmp_path, noted(0, 1))
@@ -354,6 +461,29 @@ async def test_a_hostile_head_is_refused(tmp_path: Path, head: bytes) -> None:
     with pytest.raises(CheckpointLoadError, match=r"head\.json"):
         await store.read("run")
     assert [each.status for each in await store.runs()] == ["damaged"]
+    await store.delete("run")
+    assert list(await store.runs()) == []
+
+
+@once
+async def test_nested_brackets_in_a_claim_are_a_damaged_claim(tmp_path: Path) -> None:
+    store = await written(tmp_path, noted(0, 1))
+    rest = b'"turn":' + DEEP[: 1024 - 18 - 7]
+    slot = b'{"crc":"%08x",' % zlib.crc32(rest) + rest
+    (tmp_path / "run" / "claim").write_bytes(slot * 2)
+
+    with deep_stack():
+        assert _claim_file._read_slot(slot) is None
+    assert await store.claim("run", owner="a", lease_s=60) > 0
+
+
+def test_nested_brackets_in_an_archive_are_damage() -> None:
+    rest = b'"v":' + DEEP[:400]
+    comment = b'{"crc":"%08x",' % zlib.crc32(rest) + rest
+    archive = _archive.pack(b"", entries=0, status="")[:10] + comment + b"\0"
+
+    with deep_stack(), pytest.raises(CheckpointLoadError, match="damaged at its start"):
+        _archive.contents(archive, where="here")
 
 
 async def test_forks_that_go_round_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def contents(header: bytes, *, where: str) -> Contents:
         version, entries, size, status = (
             values[name] for name in ("v", "entries", "bytes", "status")
         )
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         raise _damaged(where, "is damaged at its start") from None
     if type(version) is int and version > 1:
         raise CheckpointLoadError(

@@ -136,7 +136,7 @@ def _read_slot(slot: bytes) -> tuple[int, Claim] | None:
         return None
     try:
         values: Any = json.loads(b"{" + rest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     turn = values.pop("turn", None)
     typed = all(type(values.get(name)) is kind for name, kind in _FIELDS.items())

@@ -5,14 +5,15 @@
         00000000.jsonl.gz   its entries, see `_lines`; closed segments are packed
         00000214.jsonl      the last segment, at the end of which it grows
         head.json           what it goes on from, if it is a fork
+        cut-214-1           what a crash had left at its end
         claim               who may write it
       .mail/              messages for those who carry out runs, see `_mail`
       .trash/             what is being deleted
       .clock              its time is the latest of any entry, should a clock go backwards
 
 An append is one write and one sync of one file. If it fails, it is taken back. What a crash
-leaves of it at the end of a log is passed over by readers, and cut off and reported by the
-next writer. Anything else that is wrong is a `CheckpointLoadError`: nothing is guessed and
+leaves of it at the end of a log is passed over by readers, and cut off, kept beside it and
+reported by the next writer. Anything else that is wrong is a `CheckpointLoadError`: nothing is guessed and
 nothing skipped. What is stored is data: it is compared, counted and handed on, and nothing
 in it is ever looked up, imported or called.
 """

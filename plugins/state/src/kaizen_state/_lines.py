@@ -16,9 +16,11 @@ Each entry is one line, one JSON object, whose keys stand in this order:
 | `type`, `version`, `body` | the entry, as `StoredEntry` has it |
 
 The two numbers of fixed length come first, so that a line is checked by slicing. A line
-says to which append it belongs, so that an append counts whole or not at all. What a crash
-leaves is an append at the end of which something is missing or wrong: it is told from
-damage by what comes after it, which after a crash is nothing.
+says to which append it belongs, so that an append counts whole or not at all.
+
+What a crash leaves is the last append, too short, or with zeros where a part of it never
+reached the disk. Anything else is damage: an append that is all there and yet wrong may have
+been acknowledged, and what it says was done must not be done again.
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ _LINE = re.compile(
     + _NUMBER
     + rb',"body":'
 )
+# A part of a file that was never written ends where a sector ends. So it is one byte alone only
+# at the start of an append, or at the end of a file.
+_UNWRITTEN = re.compile(rb"\A\0|\0\0")
 _IS_TYPE = re.compile(r"[ !#-\[\]-~]{1,100}")
 _IS_STATUS = re.compile(r"[ !#-\[\]-~]{0,64}")
 
@@ -206,7 +211,9 @@ def read_lines(data: bytes, seq: int, *, where: str, may_be_torn: bool) -> Lines
         if int(at_seq) != seq or int(at_first) != first or not consistent:
             raise _damaged(where, seq, f"is out of order: entry {int(at_seq)} stands there")
         if data[stop - 2 : stop] != b"}\n":
-            raise _damaged(where, seq, "is damaged at its end")
+            if data[stop - 1]:
+                raise _damaged(where, seq, "is damaged at its end")
+            break
         entries.append(
             StoredEntry(
                 seq=seq,
@@ -240,11 +247,14 @@ def _require_torn(
         )
     if not may_be_torn:
         raise _damaged(where, seq, "is damaged or incomplete")
+    line = data[at : data.find(b"\n", at) + 1]
+    if line and not _UNWRITTEN.search(line):
+        raise _damaged(where, seq, "is damaged, and was not left so by a crash")
     while (start := data.find(_START, at)) >= 0:
         at = start + 1
-        line = line_at(data, at)
-        if line is not None and line.first != torn_from:
-            raise _damaged(where, seq, f"is damaged, before entry {line.entry.seq}")
+        later = line_at(data, at)
+        if later is not None and later.first != torn_from:
+            raise _damaged(where, seq, f"is damaged, before entry {later.entry.seq}")
 
 
 def _newer_version(data: bytes, at: int) -> int:

@@ -7,6 +7,7 @@
 | `head.json` | what the log goes on from, its last segment, whether it was deleted |
 | `claim` | who may write it, see `_claim_file` |
 | `fork.<run>` | that another log shares entries of this one |
+| `cut-<entry>-<n>` | what was cut off the end before that entry was written, see `_writer` |
 
 `head.json` is there only if it has something to say. It names the last segment once there
 is more than one, so that a segment that vanished is noticed.
@@ -87,7 +88,7 @@ class Head:
             raise _damaged_file(where)
         try:
             values: Any = json.loads(b"{" + rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _damaged_file(where) from None
         if type(values.get("v")) is int and values["v"] > 1:
             raise CheckpointLoadError(
@@ -234,14 +235,18 @@ class Log:
                 header = self._start(name, HEADER_BYTES)
                 said = contents(header, where=self.where(name))
                 return Last(length=first + said.entries, status=said.status)
-            line = self._last_line(name)
+            line = self._last_line(first)
             if line is not None:
                 length = line.entry.seq + 1
                 return Last(length=length, status=line.status, entry=line.entry)
         return Last(length=self.first, status="")
 
     def first_entry(self) -> StoredEntry | None:
-        """Return the first entry of its own, without reading more than that."""
+        """Return the first entry of its own, without reading more than that.
+
+        Raises:
+            CheckpointLoadError: It is damaged.
+        """
         if not self.segments:
             return None
         name = self.segments[self.first]
@@ -255,6 +260,8 @@ class Log:
             if line is not None:
                 return line.entry
             if is_all or size >= MAX_SEGMENT_BYTES:
+                if self.last().length > self.first:
+                    raise _damaged_file(self.where(name))
                 return None
             size *= 8
 
@@ -298,16 +305,24 @@ class Log:
         finally:
             os.close(fd)
 
-    def _last_line(self, name: str) -> Line | None:
-        """Return the last line of the last whole append."""
+    def _last_line(self, first: int) -> Line | None:
+        """Return the last line of the last whole append of a segment.
+
+        Raises:
+            CheckpointLoadError: What follows it was not left by a crash.
+        """
+        name = self.segments[first]
         fd = self.folder.open_file(name)
         try:
             size = os.fstat(fd).st_size
             look = _LOOK_BYTES
             while True:
                 start = max(size - look, 0)
-                line = _last_whole(os.pread(fd, size - start, start), is_all=start == 0)
+                data = os.pread(fd, size - start, start)
+                line = _last_whole(data, is_all=start == 0)
                 if line is not None or start == 0:
+                    end, seq = (line.end, line.entry.seq + 1) if line else (0, first)
+                    read_lines(data[end:], seq, where=self.where(name), may_be_torn=True)
                     return line
                 look *= 8
         finally:

@@ -8,6 +8,7 @@ Where several runs are locked at once, it is in the order of their ids.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -46,6 +47,7 @@ _TRIES = 4
 _TRASH = ".trash"
 _CLOCK = ".clock"
 _DAMAGED = "damaged"
+_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Runs:
@@ -89,10 +91,10 @@ class Runs:
     def runs(self, agent_id: str | None, status: str | None, limit: int) -> list[RunRecord]:
         """Return the records of the runs, last updated first."""
         found: list[RunRecord] = []
-        for _, run_id in self._by_update():
+        for updated_ns, run_id in self._by_update():
             if len(found) >= limit:
                 break
-            record = self._record(run_id)
+            record = self._record(run_id, updated_ns)
             if record is None or agent_id not in (None, record.agent_id):
                 continue
             if status in (None, record.status):
@@ -473,19 +475,35 @@ class Runs:
         except FileNotFoundError:
             return 0
         except OSError:
-            there = base.status(run_id)
+            try:
+                there = base.status(run_id)
+            except FileNotFoundError:
+                return 0
+            except OSError:
+                return time_ns()  # it is there, and nobody can tell that it is old
             return 0 if stat.S_ISREG(there.st_mode) else there.st_mtime_ns
 
-    def _record(self, run_id: str) -> RunRecord | None:
-        """Return what there is to say of a run, or `None` if it has no log."""
+    def _record(self, run_id: str, updated_ns: int) -> RunRecord | None:
+        """Return what there is to say of a run, or `None` if it has no log.
+
+        Args:
+            run_id: The run.
+            updated_ns: When it was written, should it not be able to tell that itself.
+        """
         try:
             return self._settled(run_id, lambda: self._describe(run_id))
-        except (CheckpointLoadError, PermissionError) as error:
-            if isinstance(error, UnknownRunError):
-                return None
-            warn("a damaged run is listed: %s", error)
+        except UnknownRunError:
+            return None
+        except (CheckpointLoadError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _OF_THE_PROCESS:
+                raise
+            warn("run %r is listed as damaged: %s", run_id, error)
             return RunRecord(
-                run_id=run_id, agent_id="", status=_DAMAGED, length=0, updated_at=0.0
+                run_id=run_id,
+                agent_id="",
+                status=_DAMAGED,
+                length=0,
+                updated_at=updated_ns / 1e9,
             )
 
     def _describe(self, run_id: str) -> RunRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,9 @@ from kaizen_state._log import SEGMENT_BYTES, Head, Log, segment_name
 
 __all__ = ["Known", "Moved", "Writer", "warn"]
 
+_MAX_CUTS = 8
+_MAX_CUT_BYTES = 16 * 1024 * 1024
+_CUT = re.compile(r"cut-[0-9]+-([0-9]{1,9})")
 _SETS_STATUS = frozenset(("run_started", "forked", "resumed", "rewound", "run_ended"))
 
 
@@ -355,14 +359,18 @@ class Writer:
         self._segment = self.folder.open_file(name, os.O_RDWR | os.O_APPEND)
         torn = os.fstat(self._segment).st_size - lines.end
         if torn:
+            length = first + len(lines.entries)
+            kept = self._keep_cut(log, length, lines.end, torn)
             os.ftruncate(self._segment, lines.end)
             sync(self._segment)
             warn(
-                "run %r: cut %d bytes of an unfinished append off %s; %d entries are kept",
+                "run %r: cut %d bytes of an unfinished append off %s, after its %d entries;"
+                " they are kept as %s",
                 self.run_id,
                 torn,
                 self.folder.path / name,
-                first + len(lines.entries),
+                length,
+                kept,
             )
         status = lines.status
         if not status and first > log.first:
@@ -375,6 +383,19 @@ class Writer:
             status=status,
             updated_ns=updated_ns,
         )
+
+    def _keep_cut(self, log: Log, seq: int, start: int, size: int) -> str:
+        """Copy what will be cut off the open segment; return the name of the copy.
+
+        Should it be more than the rest of a write, it can still be looked at. The oldest of
+        many copies is removed, and only the start of a large one is kept.
+        """
+        there = sorted((int(m[1]), m[0]) for m in map(_CUT.fullmatch, log.names) if m)
+        name = f"cut-{seq}-{there[-1][0] + 1 if there else 1}"
+        self.folder.put(name, os.pread(self._segment, min(size, _MAX_CUT_BYTES), start))
+        for _, old in there[: max(len(there) + 1 - _MAX_CUTS, 0)]:
+            self.folder.remove(old)
+        return name
 
     def _tidy(self, log: Log) -> None:
         """Finish what a crash has interrupted."""

@@ -43,7 +43,10 @@ from kaizen.runlog import (
     Answered,
     Asked,
     ChildEnded,
+    ChildStarted,
     Continued,
+    CycleFailed,
+    CycleGave,
     Entry,
     Forked,
     Interrupted,
@@ -211,6 +214,7 @@ def every_entry() -> Iterator[Entry]:
         outcome="unknown",
         in_history=True,
         closing=True,
+        as_json=True,
     )
     yield Interrupted(
         seq=12,
@@ -247,9 +251,28 @@ def every_entry() -> Iterator[Entry]:
     yield RunEnded(seq=23, at=21.0, status="completed", outputs={"answer": "paid"})
     yield Rewound(seq=24, at=22.0, to_seq=13)
     yield Forked(
-        seq=25, at=23.0, run_id="every-fork", agent_id="other", parent_run_id="every"
+        seq=25,
+        at=23.0,
+        run_id="every-fork",
+        agent_id="other",
+        parent_run_id="every",
+        parent_id="outer",
     )
     yield Steered(seq=26, at=24.0, steer_id="steer_26", message=steering)
+    yield ChildStarted(
+        seq=27,
+        at=25.0,
+        run_id="new",
+        agent_id="helper",
+        place="call_1.helper:0",
+        replaces="x",
+    )
+    yield CycleGave(
+        seq=28, at=26.0, cycle=2, text="***", tool_uses=(asked,), finish_reason="tool_calls"
+    )
+    yield CycleFailed(
+        seq=29, at=27.0, cycle=2, error="ModelError", arguments=("p", 1, None), message="no"
+    )
 
 
 class Look(Signature):
