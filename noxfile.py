@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=worksteal"]
 SOURCES = ["kernel/src", *(f"plugins/{name}/src" for name in PLUGINS)]
 
 nox.options.sessions = ["lint", "types", "imports", "docs", "alone", "tests"]
@@ -95,10 +96,11 @@ def alone(session: nox.Session) -> None:
     kernel = wheels["kaizen-kernel"]
 
     programs = install(session, folder / "kernel", [kernel])
-    session.run(programs / "pytest", "tests/kernel", external=True)
+    session.run(programs / "pytest", *SIDE_BY_SIDE, "tests/kernel", external=True)
     for name in PLUGINS:
         programs = install(session, folder / name, [kernel, wheels[f"kaizen-{name}"]])
-        session.run(programs / "pytest", f"tests/plugins/{name}", external=True)
+        tests = f"tests/plugins/{name}"
+        session.run(programs / "pytest", *SIDE_BY_SIDE, tests, external=True)
 
     # As users install it: the command is there and answers.
     names = ["kaizen", *default_distributions()]
@@ -114,7 +116,7 @@ def tests(session: nox.Session) -> None:
     failure.
     """
     sync(session, "--all-packages", "--all-extras", "--group=test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session
