@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_agent_sync", "run_sync"]
 
+HEARING_S = 0.5
 Value = TypeVar("Value")
 
 
@@ -104,7 +105,10 @@ def _in_thread(main: Callable[[], Awaitable[Value]]) -> Value:
     thread = Thread(target=target, name="kaizen-run-sync")
     try:
         thread.start()
-        ended.wait()  # an interrupted `join` takes the thread for ended
+        # An interrupted `join` takes the thread for ended; and a signal that comes just
+        # before an endless wait is heard when that ends.
+        while not ended.wait(HEARING_S):
+            continue
     except BaseException:  # Ctrl+C: the work stops as well
         abandoned.set()
         with suppress(RuntimeError):  # it has ended

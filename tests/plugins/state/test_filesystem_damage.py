@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from time import time
 
@@ -148,7 +149,7 @@ async def test_of_a_run_whose_only_append_is_damaged_nothing_is_unknown(
     segment.write_bytes(altered)
 
     assert [each.status for each in await store.runs()] == ["damaged"]
-    with pytest.raises(CheckpointLoadError, match="entry 0 .*is damaged") as caught:
+    with pytest.raises(CheckpointLoadError, match=r"entry 0 .*is damaged") as caught:
         await store.read("run")
     assert not isinstance(caught.value, UnknownRunError)
     with pytest.raises(CheckpointSaveError, match="is damaged"):
@@ -170,7 +171,7 @@ async def test_a_sector_that_was_never_written_is_no_damage(
 
     for offset in range(sector):  # where in a sector the append begins
         edges = sorted({start, *range(start + offset, len(content), sector), len(content)})
-        for at, stop in zip(edges, edges[1:], strict=False):
+        for at, stop in pairwise(edges):
             segment.write_bytes(content[:at] + bytes(stop - at) + content[stop:])
             assert list(await store.read("run")) == noted(0, 1), (at, stop)
             assert [each.length for each in await store.runs()] == [1]

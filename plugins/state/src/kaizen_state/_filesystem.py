@@ -13,9 +13,9 @@
 
 An append is one write and one sync of one file. If it fails, it is taken back. What a crash
 leaves of it at the end of a log is passed over by readers, and cut off, kept beside it and
-reported by the next writer. Anything else that is wrong is a `CheckpointLoadError`: nothing is guessed and
-nothing skipped. What is stored is data: it is compared, counted and handed on, and nothing
-in it is ever looked up, imported or called.
+reported by the next writer. Anything else that is wrong is a `CheckpointLoadError`: nothing
+is guessed and nothing skipped. What is stored is data: it is compared, counted and handed
+on, and nothing in it is ever looked up, imported or called.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ The two numbers of fixed length come first, so that a line is checked by slicing
 says to which append it belongs, so that an append counts whole or not at all.
 
 What a crash leaves is the last append, too short, or with zeros where a part of it never
-reached the disk. Anything else is damage: an append that is all there and yet wrong may have
-been acknowledged, and what it says was done must not be done again.
+reached the disk. Anything else is damage: an append that is all there and yet wrong may
+have been acknowledged, and what it says was done must not be done again.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _LINE = re.compile(
     + _NUMBER
     + rb',"body":'
 )
-# A part of a file that was never written ends where a sector ends. So it is one byte alone only
-# at the start of an append, or at the end of a file.
+# A part that never reached the disk ends where a sector ends: it is one zero alone only at
+# the start of an append, or at the end of a file. Elsewhere, that was a space once.
 _UNWRITTEN = re.compile(rb"\A\0|\0\0")
 _IS_TYPE = re.compile(r"[ !#-\[\]-~]{1,100}")
 _IS_STATUS = re.compile(r"[ !#-\[\]-~]{0,64}")

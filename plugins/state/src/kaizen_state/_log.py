@@ -7,7 +7,7 @@
 | `head.json` | what the log goes on from, its last segment, whether it was deleted |
 | `claim` | who may write it, see `_claim_file` |
 | `fork.<run>` | that another log shares entries of this one |
-| `cut-<entry>-<n>` | what was cut off the end before that entry was written, see `_writer` |
+| `cut-<entry>-<n>` | what was cut off where that entry is now, see `_writer` |
 
 `head.json` is there only if it has something to say. It names the last segment once there
 is more than one, so that a segment that vanished is noticed.
@@ -344,13 +344,24 @@ class Log:
 
 
 def _last_whole(data: bytes, *, is_all: bool) -> Line | None:
-    at = len(data)
-    while (at := data.rfind(_LINE_START, 0, at)) >= 0:
-        line = line_at(data, at + 1)
+    """Return the last line of the last append of which every line is there."""
+    last: Line | None = None
+    seq = first = -1  # the line that comes next, backwards, and the first of its append
+    at = stop = len(data)
+    while at > 0:
+        found = data.rfind(_LINE_START, 0, at)
+        if found < 0 and not is_all:
+            return None
+        at = max(found, 0)
+        line = line_at(data, found + 1)
         if line is not None and line.more == 0:
-            return line
-    line = line_at(data) if is_all else None
-    return line if line is not None and line.more == 0 else None
+            last, seq, first = line, line.entry.seq, line.first
+        elif line is None or (line.entry.seq, line.first, line.end) != (seq, first, stop):
+            last, seq = None, -1
+        if last is not None and seq == first:
+            return last
+        seq, stop = seq - 1, found + 1
+    return None
 
 
 def _lines(data: bytes) -> Iterator[Line]:
