@@ -175,7 +175,7 @@ def test_a_run_whose_process_was_killed_is_listed_and_goes_on_after_a_decision(
     assert f"is carried out by pid {alive.process.pid}" in refused.stderr
     assert (after["status"], after["waits_for"]) == ("crashed", "decision")
     assert undecided.returncode == 1
-    assert mails() == ["ann", "ann"]  # as decided: the line that `show` proposes leaves the word open
+    assert mails() == ["ann", "ann"]  # as was decided
     assert done.returncode == 0, done.stderr
     assert done.stdout == "You said: sent\n"
     assert listed()[0]["status"] == "completed"
