@@ -208,6 +208,9 @@ import asyncio, signal, threading
 import anyio
 from kaizen import run_sync
 
+# It is ignored in what a shell started in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 async def work():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     try:
