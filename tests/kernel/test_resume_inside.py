@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -37,7 +38,7 @@ from kaizen.errors import (
     OutcomeUnknownError,
 )
 from kaizen.hookspecs import AgentLoop
-from kaizen.runlog import CycleGave, Marked, RunEnded, Steered
+from kaizen.runlog import Asked, CycleGave, Marked, Reserved, RunEnded, Steered
 from kaizen.testing import Call, Line, MemoryCheckpointStore, ModelPlugin, ScriptedModel
 
 from tests.kernel.test_interrupts import assert_valid
@@ -674,3 +675,33 @@ async def test_what_is_said_of_one_run_is_not_said_of_others() -> None:
                 metadata: Any = run.metadata
                 with pytest.raises(TypeError):
                     metadata["user_id"] = "bob"
+
+
+async def test_questions_and_reservations_are_still_open_after_a_resume() -> None:
+    world = World(Call("wait"), "done")
+    seen: dict[str, Any] = {}
+
+    @tool(danger="safe")
+    async def wait() -> str:
+        """Wait."""
+        run = current_run()
+        if world.crash:
+            log, at = run.log, {"at": 0.0}
+            log.append(
+                Asked(seq=len(log.entries), request_id="q", kind="question", text="?", **at)
+            )
+            log.append(
+                Reserved(
+                    seq=len(log.entries), reservation_id="b", amount_usd=Decimal(2), **at
+                )
+            )
+        await world.stop()
+        seen.update(questions=[*run.state.questions], reserved=dict(run.state.reserved))
+        return "waited"
+
+    async with world.kernel() as kernel:
+        outer = world.agent(kernel, "outer", wait)
+        run_id = await world.stopped(outer)
+        result = await outer.resume(run_id)
+    assert result.run_id == run_id
+    assert seen == {"questions": ["q"], "reserved": {"b": Decimal(2)}}
