@@ -686,14 +686,10 @@ async def test_questions_and_reservations_are_still_open_after_a_resume() -> Non
         """Wait."""
         run = current_run()
         if world.crash:
-            log, at = run.log, {"at": 0.0}
+            log, seq = run.log, len(run.log.entries)
+            log.append(Asked(seq=seq, at=0.0, request_id="q", kind="question", text="?"))
             log.append(
-                Asked(seq=len(log.entries), request_id="q", kind="question", text="?", **at)
-            )
-            log.append(
-                Reserved(
-                    seq=len(log.entries), reservation_id="b", amount_usd=Decimal(2), **at
-                )
+                Reserved(seq=seq + 1, at=0.0, reservation_id="b", amount_usd=Decimal(2))
             )
         await world.stop()
         seen.update(questions=[*run.state.questions], reserved=dict(run.state.reserved))
