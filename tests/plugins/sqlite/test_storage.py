@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -774,3 +774,23 @@ async def test_a_message_is_not_lost_with_who_is_cancelled_while_taking_it(
         if waits < point:
             break
     assert 1 < point < 99
+
+
+def test_a_file_that_another_process_makes_just_now_is_not_taken_for_foreign(
+    path: Path,
+) -> None:
+    class Slow(sqlite3.Connection):
+        """Looks at a file while somebody else makes it."""
+
+        overtaken = False
+
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if sql == "PRAGMA user_version" and not Slow.overtaken:
+                Slow.overtaken = True
+                with suppress(sqlite3.OperationalError):  # it is locked, and has to wait
+                    open_writer(path, sqlite3.Connection, timeout_s=0).close()
+            return super().execute(sql, parameters)
+
+    open_writer(path, Slow, timeout_s=1).close()
+    open_writer(path, sqlite3.Connection, timeout_s=1).close()
+    assert Slow.overtaken

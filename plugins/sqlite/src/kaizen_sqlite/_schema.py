@@ -231,9 +231,13 @@ def _migrate(connection: sqlite3.Connection, path: Path, scripts: Sequence[str])
     A new file gets its first tables before it becomes one with a write-ahead log: whose it
     is stands in its header from then on, for everybody to see.
     """
-    if _check(connection, path, len(scripts)) == len(scripts):
-        _compare(connection, path, scripts)
-        return
+    connection.execute("BEGIN")  # to see one state, while another process makes the file
+    try:
+        if _check(connection, path, len(scripts)) == len(scripts):
+            _compare(connection, path, scripts)
+            return
+    finally:
+        connection.execute("ROLLBACK")
     connection.execute("BEGIN IMMEDIATE")
     try:
         for script in scripts[_check(connection, path, len(scripts)) :]:
