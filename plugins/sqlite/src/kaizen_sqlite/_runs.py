@@ -64,8 +64,9 @@ SELECT_RUNS = """
 SELECT run_id, agent_id, parent_id, status, length, updated_at, forked_from,
     forked_length, owner, token, until, until_monotonic, boot
 FROM run LEFT JOIN claim USING (run_id)
-WHERE (?1 IS NULL OR agent_id = ?1) AND (?2 IS NULL OR status = ?2)
-ORDER BY updated DESC LIMIT ?3"""
+WHERE (:agent_id IS NULL OR agent_id = :agent_id)
+    AND (:status IS NULL OR status = :status)
+ORDER BY updated DESC LIMIT :limit"""
 
 UPDATE_ORDER = """
 UPDATE run SET updated = (SELECT max(updated) + 1 FROM run) WHERE log = ?"""
@@ -149,7 +150,7 @@ def runs(
     """Return the records of runs, last updated first."""
     rows = db.execute(
         SELECT_RUNS,
-        (agent_id, status, max(0, limit)),
+        {"agent_id": agent_id, "status": status, "limit": max(0, limit)},
     ).fetchall()
     return [_as_record(row[:8], _as_claim(row[8:])) for row in rows]
 
