@@ -433,3 +433,37 @@ async def test_a_run_can_be_cancelled_at_every_await_and_leaves_nothing_behind()
             assert run.state.status in ("cancelled", "completed")
             assert_valid(run.messages)
             assert not run.state.pending
+
+
+async def test_a_run_that_begins_under_a_graceful_stop_has_its_own_time(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    class Slow:
+        async def execute(self, signature: Any, inputs: Any, config: Any) -> dict[str, Any]:
+            await anyio.sleep_forever()
+            return {}
+
+    inner = BaseAgent(
+        {"graceful_shutdown_timeout": 0.01},
+        "question -> answer",
+        strategy=Slow(),
+        kernel=kernel,
+        name="inner",
+    )
+
+    @tool(danger="safe")
+    async def delegate() -> str:
+        """Ask another agent."""
+        current_run().interrupt(GRACEFUL)
+        return str((await inner.run(question="?")).answer)
+
+    model.say(Call("delegate"), "never")
+    agent = BaseAgent(
+        {"graceful_shutdown_timeout": 3600},
+        "question -> answer",
+        tools=[delegate],
+        kernel=kernel,
+    )
+    with anyio.fail_after(10), pytest.raises(AgentInterrupted) as caught:
+        await agent.run(question="?")
+    assert caught.value.reason is GRACEFUL
