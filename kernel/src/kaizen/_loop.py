@@ -59,7 +59,14 @@ from kaizen.runlog import (
     ToolFinished,
     ToolIntended,
 )
-from kaizen.tools import Tool, ToolCall, ToolContext, ToolResult, ToolSpec
+from kaizen.tools import (
+    Tool,
+    ToolCall,
+    ToolContext,
+    ToolResult,
+    ToolSpec,
+    action_digest,
+)
 
 __all__ = [
     "agent_loop",
@@ -378,6 +385,9 @@ async def tool_call(call: ToolCall) -> ToolResult:
     if call.name not in plan.free and call.grant is None:
         raise _ungranted(call.name, spec)
     arguments = _checked_again(run, tool, call) if plan.hooked else call.arguments
+    approval = call.grant.approval if call.grant else ""
+    if approval:
+        _redeem(run, call, arguments, approval)
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
@@ -392,6 +402,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
             cycle=call.cycle,
             grant=call.grant.by if call.grant else "",
             in_history=call.cycle > 0,
+            approval=approval,
         )
     )
     if plan.keeping is not None and log.must_wait():
@@ -426,6 +437,35 @@ async def tool_call(call: ToolCall) -> ToolResult:
     if plan.hooked:
         run._outcomes[call.id] = result.outcome
     return result
+
+
+def _redeem(run: Run, call: ToolCall, arguments: Mapping[str, Any], approval: str) -> None:
+    """Make sure that a person approved exactly what is about to be done, and that once.
+
+    The approval is used up by the entry that announces the call: there is one log, and one
+    process that may write it.
+
+    Raises:
+        ToolRefusedError: It was something else, or is no longer good.
+    """
+    answered = run.state.answers.get(approval)
+    spec = run.plan.spec_of[call.name]
+    about = replace(
+        call, arguments=arguments, spec=spec, run_id=run.id, agent_id=run.agent_id
+    )
+    if answered is None or not answered.approved or answered.problem:
+        problem = "was not approved"
+    elif answered.action_digest != action_digest(about, run.principal):
+        problem = "is not what was approved"
+    elif approval in run.state.used:
+        problem = "was approved once, and made already"
+    elif answered.expires_at is not None and time() >= answered.expires_at:
+        problem = "was approved too long ago"
+    else:
+        return
+    raise ToolRefusedError(
+        f"this call of tool {call.name!r}", problem, "It needs an approval of its own."
+    )
 
 
 def _checked_again(run: Run, tool: Tool, call: ToolCall) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from kaizen import _loop
+from kaizen._asking import Question, ask_outside, channel_for, tell
 from kaizen._default import default_kernel
 from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
 from kaizen._keeping import Keeping
@@ -26,6 +27,7 @@ from kaizen.errors import (
     AgentCreationError,
     CheckpointLoadError,
     ConfigurationError,
+    ControlError,
     RunError,
     UnknownNameError,
     UnknownRunError,
@@ -42,7 +44,7 @@ from kaizen.events import (
 from kaizen.hooks import HookManager
 from kaizen.messages import Message, ModelProfile, ModelReply, OutputSpec
 from kaizen.operations import Checkpoint, CycleResult, Result
-from kaizen.ports import CheckpointStore, Provider, Strategy, ToolSource
+from kaizen.ports import Answer, Channel, CheckpointStore, Provider, Strategy, ToolSource
 from kaizen.run import MAX_DEPTH, Decision, Plan, Run, running
 from kaizen.runlog import ChildStarted, Marked, RunEnded, RunLog, RunStarted, history
 from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
@@ -80,6 +82,8 @@ class BaseAgent:
         grants: Tools that this agent may call although their danger level demands a grant.
         store: What keeps the logs of its runs; by default the kernel's `checkpoint_store`.
         state_manager: An object with hooks and a `storage`, which is used as `store`.
+        control_protocol: The channel by which its runs, and those inside them, ask whoever
+            is outside, or its name; by default the kernel's `channel`.
         name: What it is called; by default after its signature.
         agent_id: Its identity across restarts; by default its name, numbered from the
             second of that name on.
@@ -105,10 +109,12 @@ class BaseAgent:
         "_strategy",
         "_tools",
         "config",
+        "control_protocol",
         "signature",
     )
 
     config: AgentConfig
+    control_protocol: Channel | str | None
     signature: type[Signature]
     _tools: tuple[Tool | str, ...] | Literal["all"]
     _strategy: Strategy | str | None
@@ -136,6 +142,7 @@ class BaseAgent:
         grants: Iterable[str] = (),
         store: CheckpointStore | None = None,
         state_manager: StateKeeper | None = None,
+        control_protocol: Channel | str | None = None,
         name: str = "",
         agent_id: str = "",
         description: str = "",
@@ -151,6 +158,7 @@ class BaseAgent:
             store = _one_store(store, state_manager)
         keep(self, "_hooks", _own_hooks(hook_manager, hooks))
         keep(self, "_store", store)
+        keep(self, "control_protocol", control_protocol)
         keep(self, "_grants", frozenset(grants) if grants else _NONE)
         keep(self, "_name", name)
         keep(self, "_identity", _Identity(agent_id))
@@ -374,6 +382,97 @@ class BaseAgent:
         if run.parent is not None:
             run = await self._inside(run, direct=True)
         return await _loop.execute_calls(run, lambda: _call_in_order(run, pairs))
+
+    async def ask_user_question(
+        self,
+        question: str,
+        options: Sequence[str] | None = None,
+        *,
+        answer_type: Any = str,
+        expires_s: float | None = None,
+    ) -> Any:
+        """Ask whoever is outside, and return the answer.
+
+        Inside a run, as in a tool, the question is that run's; see `Run.ask`.
+
+        Args:
+            question: What they read.
+            options: Answers to choose from.
+            answer_type: What pydantic makes of the answer.
+            expires_s: How long it is waited for, in seconds.
+
+        Raises:
+            NobodyToAskError: There is no channel.
+            NotAnsweredError: No answer came that can be used.
+        """
+        answer = await self._ask(
+            question,
+            kind="question",
+            options=options or (),
+            answer_type=answer_type,
+            expires_s=expires_s,
+        )
+        return answer.value
+
+    async def request_approval(
+        self,
+        action: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        expires_s: float | None = None,
+    ) -> bool:
+        """Ask whoever is outside whether something may be done.
+
+        Args:
+            action: What is to be done.
+            details: Everything about it that they should know; JSON values.
+            expires_s: How long an answer is waited for, in seconds.
+
+        Returns:
+            Whether they said yes. That nobody is there or answers in time is a no.
+        """
+        try:
+            answer = await self._ask(
+                action, kind="approval", details=details, expires_s=expires_s
+            )
+        except ControlError:
+            return False
+        return answer.approved
+
+    async def report_progress(self, message: str, percentage: float | None = None) -> None:
+        """Tell whoever is outside how far the work is.
+
+        Args:
+            message: What they read.
+            percentage: From 0 to 100, if it is known.
+        """
+        run = running()
+        if run is not None and not run.ended:
+            await run.report_progress(message, percentage=percentage)
+            return
+        channel = await channel_for([self], await self._open_kernel())
+        if channel is not None:
+            await tell(channel, message, percentage, ())
+
+    async def _ask(self, text: str, **question: Any) -> Answer:
+        """Ask for the run under way, or for none."""
+        run = running()
+        if run is not None and not run.ended:
+            return await run.ask(text, **question)
+        kernel = await self._open_kernel()
+        if question["expires_s"] is None:
+            question["expires_s"] = kernel.config.answer_timeout
+        asked: dict[str, Any] = {
+            "options": (),
+            "details": None,
+            "answer_type": None,
+            "action_digest": "",
+        }
+        channel = await channel_for([self], kernel)
+        return await ask_outside(Question(text, **(asked | question)), channel)
+
+    async def _open_kernel(self) -> Kernel:
+        return self._kernel if self._kernel is not None else await default_kernel()
 
     def to_a2a_card(self) -> dict[str, Any]:
         """Return what the Agent2Agent protocol 1.0 says of an agent, but no addresses."""

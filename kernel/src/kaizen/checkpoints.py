@@ -14,12 +14,33 @@ from time import time
 import anyio
 
 from kaizen._keeping import GIVE_UP_S, LEASE_S
+from kaizen._plain import clean, plain
 from kaizen.claims import is_run_id, new_owner
-from kaizen.errors import CheckpointError, CheckpointLoadError
-from kaizen.ports import CheckpointStore
-from kaizen.runlog import Entry, Forked, Marked, Rewound, RunEnded, decode, encode
+from kaizen.errors import AnswerRefusedError, CheckpointError, CheckpointLoadError
+from kaizen.ports import Answer, CheckpointStore, PendingRequest
+from kaizen.runlog import (
+    Answered,
+    Asked,
+    Entry,
+    Forked,
+    Marked,
+    Rewound,
+    RunEnded,
+    decode,
+    encode,
+    fold,
+)
 
-__all__ = ["fork", "read_log", "rewind", "split_checkpoint_id"]
+__all__ = [
+    "answer",
+    "fork",
+    "pending_requests",
+    "read_log",
+    "rewind",
+    "split_checkpoint_id",
+]
+
+_WAITING = ("running", "interrupted", "failed")
 
 
 def split_checkpoint_id(checkpoint_id: str) -> tuple[str, int | None]:
@@ -122,6 +143,96 @@ async def rewind(store: CheckpointStore, checkpoint_id: str) -> None:
     finally:
         with anyio.move_on_after(GIVE_UP_S, shield=True), suppress(CheckpointError):
             await store.claim(run_id, owner=owner, lease_s=0)
+
+
+async def pending_requests(
+    store: CheckpointStore, *, run_id: str | None = None, limit: int = 1_000
+) -> list[PendingRequest]:
+    """Return the questions that runs wait for, oldest first.
+
+    Args:
+        store: Where the runs are kept.
+        run_id: Only those of one run, without the runs inside it.
+        limit: How many of the last updated runs are looked at.
+
+    Raises:
+        CheckpointLoadError: There is no such run, or a log is damaged.
+    """
+    if run_id is not None:
+        run_ids = [split_checkpoint_id(run_id)[0]]
+    else:
+        records = await store.runs(limit=limit)
+        run_ids = [each.run_id for each in records if each.status in _WAITING]
+    found: list[Asked] = []
+    for each in run_ids:
+        found += fold(await read_log(store, each)).questions.values()
+    return [_request(asked) for asked in sorted(found, key=lambda asked: asked.at)]
+
+
+async def answer(store: CheckpointStore, request_id: str, given: Answer) -> None:
+    """Put the answer to a question into the log of its run, which nobody carries out now.
+
+    The run goes on from there with `BaseAgent.resume`. Whether the answer to a question
+    with a schema fits is found out then; if not, the question is put again.
+
+    Args:
+        store: Where the run is kept.
+        request_id: The question, see `pending_requests`.
+        given: The answer.
+
+    Raises:
+        AnswerRefusedError: The question is not open, or its time is over.
+        CheckpointLoadError: There is no such run.
+        CheckpointSaveError: The run is carried out right now: answer it there.
+    """
+    run_id, _ = split_checkpoint_id(request_id.partition(":")[0])
+    owner = new_owner()
+    await _length(store, run_id)
+    try:
+        token = await store.claim(run_id, owner=owner, lease_s=LEASE_S)
+        entries = await read_log(store, run_id)
+        asked = fold(entries).questions.get(request_id)
+        now = time()
+        if asked is None:
+            raise AnswerRefusedError(
+                f"request {request_id[:200]!r}",
+                "is not open: it was answered, or never put",
+                "`pending_requests` has those that are.",
+            )
+        if asked.expires_at is not None and now >= asked.expires_at:
+            raise AnswerRefusedError(f"request {request_id!r}", "has expired")
+        entry = Answered(
+            seq=len(entries),
+            at=now,
+            request_id=request_id,
+            approved=given.approved is True,
+            text=clean(given.text),
+            value=plain("an answer", {"value": given.value})["value"],
+            always=given.always is True,
+            principal=clean(given.principal),
+            action_digest=asked.action_digest,
+            expires_at=asked.expires_at,
+        )
+        await store.append(run_id, [encode(entry)], token=token)
+    finally:
+        with anyio.move_on_after(GIVE_UP_S, shield=True), suppress(CheckpointError):
+            await store.claim(run_id, owner=owner, lease_s=0)
+
+
+def _request(asked: Asked) -> PendingRequest:
+    return PendingRequest(
+        id=asked.request_id,
+        kind=asked.kind,
+        text=asked.text,
+        options=asked.options,
+        details=asked.details,
+        schema=asked.schema,
+        action_digest=asked.action_digest,
+        principal=asked.principal,
+        run_path=asked.run_path,
+        agent_path=asked.agent_path,
+        expires_at=asked.expires_at,
+    )
 
 
 async def _existing(store: CheckpointStore, checkpoint_id: str) -> tuple[str, int]:

@@ -174,6 +174,15 @@ class KaizenConfig(BaseModel):
     checkpoint_store: str | None = Field(
         default=None, description="Store that keeps the log of every run."
     )
+    channel: str | None = Field(
+        default=None, description="Channel by which runs ask whoever is outside."
+    )
+    answer_timeout: float = Field(
+        default=259_200.0,
+        gt=0,
+        le=31_622_400,
+        description="How long a question waits for its answer, in seconds.",
+    )
     hook_timeout: float = Field(
         default=5.0,
         gt=0,

@@ -36,7 +36,11 @@
     │   ├── ToolArgumentsError         TOOL_002
     │   ├── ToolTimeoutError           TOOL_003
     │   └── OutcomeUnknownError        TOOL_004
-    └── ToolRefusedError               PERMISSION_001
+    ├── ToolRefusedError               PERMISSION_001
+    └── ControlError
+        ├── NobodyToAskError           CONTROL_001
+        ├── NotAnsweredError           CONTROL_002
+        └── AnswerRefusedError         CONTROL_003
 
 Codes are stable: a program may compare them. Wrong arguments of our own functions
 raise `TypeError` or `ValueError`; a stranger's exception keeps its type and gains a note.
@@ -56,11 +60,13 @@ __all__ = [
     "AgentError",
     "AgentInterrupted",
     "AgentTimeoutError",
+    "AnswerRefusedError",
     "CheckpointError",
     "CheckpointLoadError",
     "CheckpointSaveError",
     "ClaimLostError",
     "ConfigurationError",
+    "ControlError",
     "ConvergenceError",
     "ExecutionError",
     "GracefulTimeoutError",
@@ -76,6 +82,8 @@ __all__ = [
     "MemoryBackendError",
     "MemoryPromotionError",
     "ModelError",
+    "NobodyToAskError",
+    "NotAnsweredError",
     "OutcomeUnknownError",
     "OutputError",
     "PluginError",
@@ -408,3 +416,25 @@ class ToolRefusedError(KaizenError):
     """A tool call was not allowed."""
 
     code = "PERMISSION_001"
+
+
+class ControlError(KaizenError):
+    """A question to somebody outside found no answer."""
+
+
+class NobodyToAskError(ControlError):
+    """There is no way to a person or a program outside."""
+
+    code = "CONTROL_001"
+
+
+class NotAnsweredError(ControlError):
+    """A question was put, and no answer came that could be used. It counts as refused."""
+
+    code = "CONTROL_002"
+
+
+class AnswerRefusedError(ControlError):
+    """An answer was not taken: it came twice, too late, for nothing, or does not fit."""
+
+    code = "CONTROL_003"

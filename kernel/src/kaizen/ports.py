@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "AnswerLater",
     "BaseProvider",
     "Channel",
     "CheckpointStore",
@@ -381,11 +382,16 @@ class PendingRequest:
     """A question that a run waits for.
 
     Attributes:
-        id: Stable across restarts.
+        id: `<run id>:<place>`; stable across restarts, and no other request has it.
         kind: `question` or `approval`.
-        options: Answers to choose from; empty where any text will do.
-        details: What an approval is about, all of it.
+        options: Answers to choose from; empty where any that fits will do.
+        details: What an approval is about, all of it. JSON values.
+        schema: JSON schema of the answer's value; empty for an approval, and for a question
+            that any text answers.
+        action_digest: What an approval is bound to; see `kaizen.tools.action_digest`.
+        principal: On whose behalf the run acts, or `""`.
         run_path: The runs that wait, outermost first.
+        agent_path: The ids of their agents.
         expires_at: When it counts as refused, seconds since the epoch, UTC.
     """
 
@@ -394,7 +400,11 @@ class PendingRequest:
     text: str
     options: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    action_digest: str = ""
+    principal: str = ""
     run_path: tuple[str, ...] = ()
+    agent_path: tuple[str, ...] = ()
     expires_at: float | None = None
 
 
@@ -404,24 +414,57 @@ class Answer:
 
     Attributes:
         approved: For an approval, the decision; silence is `False`.
-        text: For a question, the answer.
+        text: For a question, the answer; for an approval, what else there is to say.
+        value: For a question with a schema, the answer, as JSON values that fit it.
+        always: For an approval, that the rule which was shown holds from now on.
         principal: Who answered, as the channel knows them.
+        request_id: What it answers; filled in by `Run.ask`.
     """
 
     approved: bool = False
     text: str = ""
+    value: Any = None
+    always: bool = False
     principal: str = ""
+    request_id: str = ""
 
 
+class AnswerLater(Exception):
+    """Raised by a channel that has passed a question on, and does not wait for the answer.
+
+    The run stops, and goes on with `BaseAgent.resume` once `kaizen.checkpoints.answer` has
+    put the answer into its log.
+    """
+
+
+@runtime_checkable
 class Channel(Protocol):
     """The way to a person or a program outside."""
 
     async def ask(self, request: PendingRequest) -> Answer:
-        """Put a question or an approval to the other side and wait for the answer."""
+        """Put a question or an approval to the other side and wait for the answer.
+
+        May be called many times at once. Is cancelled when the answer is no longer wanted.
+
+        Raises:
+            NotAnsweredError: Nobody will answer: the other side is gone, say.
+            AnswerLater: The answer will come when this process may be gone.
+        """
         ...
 
-    async def progress(self, message: str, *, percentage: float | None = None) -> None:
-        """Tell the other side how far the work is; 0 to 100."""
+    async def progress(
+        self,
+        message: str,
+        *,
+        percentage: float | None = None,
+        run_path: tuple[str, ...] = (),
+    ) -> None:
+        """Tell the other side how far the work is.
+
+        Args:
+            percentage: From 0 to 100, if it is known.
+            run_path: The runs that do it, outermost first.
+        """
         ...
 
 

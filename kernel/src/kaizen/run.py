@@ -10,13 +10,14 @@ from functools import partial
 from hashlib import sha256
 from threading import get_ident
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 from anyio import CancelScope, RunFinishedError, from_thread
 from pydantic_core import to_json
 
 from kaizen import errors
+from kaizen._asking import MAX_ANSWER_CHARS, Question, ask, channel_for, tell
 from kaizen._past import Past
 from kaizen._plain import clean, plain, shown
 from kaizen._records import record
@@ -40,6 +41,7 @@ from kaizen.runlog import (
     Continued,
     CycleFailed,
     CycleGave,
+    Entry,
     Interrupted,
     Noted,
     Paused,
@@ -58,11 +60,13 @@ if TYPE_CHECKING:
     from kaizen.config import AgentConfig
     from kaizen.kernel import Kernel
     from kaizen.messages import ModelProfile, ModelSettings, OutputSpec
-    from kaizen.ports import Provider, Strategy
+    from kaizen.ports import Answer, Provider, Strategy
     from kaizen.signatures import CompiledSignature
     from kaizen.tools import ToolSpec
 
 __all__ = ["Decision", "Plan", "Run", "current_run", "leave_run", "running"]
+
+Record = TypeVar("Record", bound=Entry)
 
 MAX_DEPTH = 32
 _CUT_SHORT = ("length", "content_filter")
@@ -300,6 +304,20 @@ class Run:
         return self.log.state.cost_usd
 
     @property
+    def principal(self) -> str:
+        """On whose behalf it acts: `principal` in the metadata of the outermost run."""
+        return clean(str(self.path[0].metadata.get("principal", "")))
+
+    @property
+    def path(self) -> tuple[Run, ...]:
+        """The runs around this one and itself, outermost first."""
+        path, each = [self], self.parent
+        while each is not None:
+            path.append(each)
+            each = each.parent
+        return tuple(reversed(path))
+
+    @property
     def children(self) -> tuple[Run, ...]:
         """The runs that were started inside this one and have not ended."""
         return tuple(self._children or ())
@@ -520,6 +538,96 @@ class Run:
         self.log.append(entry)
         return True
 
+    def add(self, entry_type: type[Record], /, **values: Any) -> Record:
+        """Put an entry at the end of the log, in the thread of the run, and return it.
+
+        Raises:
+            RunError: The run has ended.
+        """
+        self._refuse_if_ended("be added to")
+        entry = entry_type(seq=len(self.log.entries), at=time(), **values)
+        self.log.append(entry)
+        return entry
+
+    async def settle(self) -> None:
+        """Wait until the log is as durable as the agent's `durability` demands."""
+        if self.plan.keeping is not None and self.log.must_wait():
+            await self.log.settle()
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        kind: Literal["question", "approval"] = "question",
+        options: Sequence[str] = (),
+        details: Mapping[str, Any] | None = None,
+        answer_type: Any = None,
+        expires_s: float | None = None,
+        action_digest: str = "",
+    ) -> Answer:
+        """Ask a person or a program outside, and wait for the answer.
+
+        It goes out by the channel of the outermost run whose agent has one, or by that of
+        the kernel. Question and answer are in the log. A run that is resumed asks again by
+        the same id what had no answer, and does not ask what had one that is still good.
+
+        Args:
+            text: What the other side reads first.
+            kind: What is wanted: an answer, or a yes.
+            options: Answers to choose from.
+            details: What an approval is about, all of it; JSON values.
+            answer_type: What pydantic makes of the answer to a question; by default text.
+            expires_s: How long an answer is waited for, and then good, in seconds; by
+                default the kernel's `answer_timeout`.
+            action_digest: What an approval is bound to, from
+                `kaizen.tools.action_digest`.
+
+        Returns:
+            The answer. To a question, `value` is of `answer_type`.
+
+        Raises:
+            NobodyToAskError: There is no channel.
+            NotAnsweredError: The time ran out, the other side is gone, or it gave three
+                answers that do not fit.
+        """
+        default_s = self.kernel.config.answer_timeout
+        question = Question(
+            text,
+            kind=kind,
+            options=options,
+            details=details,
+            answer_type=answer_type,
+            action_digest=action_digest,
+            expires_s=default_s if expires_s is None else expires_s,
+        )
+        self._refuse_if_ended("ask")
+        return await ask(self, question)
+
+    async def report_progress(
+        self, message: str, *, percentage: float | None = None
+    ) -> None:
+        """Tell whoever is outside how far the work is; it is a note in the log as well.
+
+        Args:
+            message: What they read.
+            percentage: From 0 to 100, if it is known.
+
+        Raises:
+            ValueError: The percentage is none, or the message is too long.
+        """
+        if percentage is not None and not 0 <= percentage <= 100:
+            raise ValueError(f"percentage={percentage!r} is not from 0 to 100")
+        if len(message) > MAX_ANSWER_CHARS:
+            raise ValueError(f"progress takes at most {MAX_ANSWER_CHARS} characters")
+        data: dict[str, Any] = {"message": clean(message)}
+        if percentage is not None:
+            data["percentage"] = percentage
+        self.note("kernel", "progress", data)
+        path = self.path
+        channel = await channel_for([each.agent for each in path], self.kernel)
+        if channel is not None:
+            await tell(channel, data["message"], percentage, path)
+
     def cycle(self, added: Sequence[Message] = ()) -> Awaitable[CycleResult]:
         """Make one turn of the loop: one model call and its tool calls. For strategies.
 
@@ -641,6 +749,10 @@ class Run:
                 return call_id
             if self.past is not None and self.past.knows(call_id):
                 return call_id
+
+    def next_question(self) -> str:
+        """Return by what the next question of this step is found again."""
+        return self._numbered("ask_")
 
     def place_of(self, child: Run) -> str:
         """Return by what a run inside this one is found again, if this step is repeated.

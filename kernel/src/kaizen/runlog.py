@@ -106,6 +106,8 @@ class RunState:
         pending: Tool calls that were intended and have no result, by call id.
         unknown: Calls that may not be repeated and of which nobody knows what they did.
         questions: Questions without an answer, by request id.
+        answers: What was answered, by request id.
+        used: Approvals that allowed a call that was begun, and allow no other.
         reserved: What is reserved and not settled, by reservation id, in US dollars.
         closed: Calls that got a result only so that the history is valid, and what each
             intended if it was begun; they are open again once the run goes on.
@@ -117,6 +119,7 @@ class RunState:
         "_charges",
         "_children",
         "_cost_usd",
+        "answers",
         "call_ids",
         "closed",
         "cycles",
@@ -133,6 +136,7 @@ class RunState:
         "steered",
         "tool_calls",
         "unknown",
+        "used",
     )
 
     def __init__(self) -> None:
@@ -142,6 +146,8 @@ class RunState:
         self.call_ids: set[str] = _NO_IDS
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
+        self.answers: dict[str, Answered] = {}
+        self.used: frozenset[str] = _NO_APPROVALS
         self.reserved: dict[str, Decimal] = {}
         self.unknown: tuple[ToolIntended, ...] = ()
         self.marks: tuple[Marked, ...] = ()
@@ -204,6 +210,7 @@ class RunState:
 
 
 _NOTHING = Usage()
+_NO_APPROVALS: frozenset[str] = frozenset()
 _NO_IDS: set[str] = set()  # stands for each empty one; never added to
 
 
@@ -456,6 +463,7 @@ class ToolIntended(Entry):
         idempotency_key: `<run id>:<call id>`; the same when the call is repeated.
         idempotent: Whether the tool declared that a repeat is harmless.
         grant: Who allowed it, where it needed that.
+        approval: The request that a person approved, which is used up by this entry.
         in_history: Whether the model asked for it, so that its result is a message.
     """
 
@@ -469,15 +477,17 @@ class ToolIntended(Entry):
     cycle: int
     grant: str = ""
     in_history: bool = True
+    approval: str = ""
 
     def apply(self, state: RunState) -> None:
         state.pending[self.call_id] = self
-        if not self.in_history:
-            state.know(self.call_id)
+        self.apply_undone(state)
 
     def apply_undone(self, state: RunState) -> None:
         if not self.in_history:
             state.know(self.call_id)
+        if self.approval:
+            state.used |= {self.approval}
 
 
 @record
@@ -614,7 +624,7 @@ class OutcomeDecided(Entry):
 
 @record
 class Asked(Entry):
-    """Somebody outside is asked, and the run waits."""
+    """Somebody outside is asked, and the run waits. See `PendingRequest` for the fields."""
 
     type: ClassVar[str] = "asked"
 
@@ -623,6 +633,11 @@ class Asked(Entry):
     text: str
     options: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    action_digest: str = ""
+    principal: str = ""
+    run_path: tuple[str, ...] = ()
+    agent_path: tuple[str, ...] = ()
     expires_at: float | None = None
 
     def apply(self, state: RunState) -> None:
@@ -631,17 +646,29 @@ class Asked(Entry):
 
 @record
 class Answered(Entry):
-    """An answer came, or the time for it ran out."""
+    """An answer came, or it is certain that none will.
+
+    Attributes:
+        action_digest: What an approval was asked for, and is good for.
+        expires_at: Until when it is good, seconds since the epoch, UTC.
+        problem: Why there is no answer that can be used, or `""`.
+    """
 
     type: ClassVar[str] = "answered"
 
     request_id: str
     approved: bool
     text: str = ""
+    value: Any = None
+    always: bool = False
     principal: str = ""
+    action_digest: str = ""
+    expires_at: float | None = None
+    problem: str = ""
 
     def apply(self, state: RunState) -> None:
         state.questions.pop(self.request_id, None)
+        state.answers[self.request_id] = self
 
 
 @record
@@ -827,8 +854,14 @@ def history(entries: Sequence[Entry]) -> Sequence[Entry]:
 def _reopen(state: RunState) -> None:
     """Let a run that had ended or stopped go on from where it was."""
     state.status, state.outputs, state.error, state.paused = "running", None, "", False
-    if not state.closed:
-        return
+    if state.closed:
+        _reopen_calls(state)
+    if state.used:  # who repeats a call that was cut off does what was approved
+        state.used -= {each.approval for each in state.pending.values()}
+
+
+def _reopen_calls(state: RunState) -> None:
+    """Take back results that only made the history valid."""
     closed = dict(state.closed)
     state.closed = ()
     state.messages[:] = [

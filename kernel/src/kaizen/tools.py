@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from enum import IntEnum
+from hashlib import sha256
+from json import dumps
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -45,6 +47,7 @@ __all__ = [
     "ToolContext",
     "ToolResult",
     "ToolSpec",
+    "action_digest",
     "tool",
 ]
 
@@ -216,10 +219,13 @@ class Grant:
     Attributes:
         by: Who grants it, such as the name of a plugin.
         reason: Why, for the log.
+        approval: The request by which a person approved exactly this call, or `""`. The
+            kernel makes the call only if that is so, and once.
     """
 
     by: str
     reason: str = ""
+    approval: str = ""
 
 
 @record
@@ -242,9 +248,44 @@ class ToolCall:
     cycle: int = 0
     grant: Grant | None = None
 
-    def granted(self, by: str, reason: str = "") -> ToolCall:
-        """Return a copy that may run whatever the tool's danger level."""
-        return replace(self, grant=Grant(by=by, reason=reason))
+    def granted(self, by: str, reason: str = "", *, approval: str = "") -> ToolCall:
+        """Return a copy that may run whatever the tool's danger level.
+
+        Args:
+            by: Who grants it, such as the name of a plugin.
+            reason: Why, for the log.
+            approval: `request_id` of a person's answer that allows this call and no other.
+        """
+        return replace(self, grant=Grant(by=by, reason=reason, approval=approval))
+
+
+def action_digest(call: ToolCall, principal: str = "") -> str:
+    """Return what an approval of a call is bound to.
+
+    It changes with everything that the approval is about: the tool and what it says of
+    itself, the arguments, the run, the call, and on whose behalf it is made.
+
+    Args:
+        call: What is to be approved.
+        principal: On whose behalf; see `Run.principal`.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits, of JSON with sorted keys (RFC 8785 but for
+        the spelling of floats).
+    """
+    spec, effect = call.spec, call.spec.effect
+    action = {
+        "tool": call.name,
+        "description": spec.description,
+        "parameters": spec.parameters,
+        "effect": [getattr(effect, each.name) for each in fields(effect)],
+        "arguments": dict(call.arguments),
+        "run": call.run_id,
+        "call": call.id,
+        "principal": principal,
+    }
+    body = dumps(action, sort_keys=True, separators=(",", ":"), default=dict)
+    return f"sha256:{sha256(body.encode()).hexdigest()}"
 
 
 @record

@@ -1,0 +1,361 @@
+"""Questions of a run to a person or a program outside, and their answers.
+
+A question is in the log before it is put, and its answer before anybody acts on it. A run
+that is resumed asks the same again by the same id, unless the answer is on record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import urandom
+from time import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from pydantic import TypeAdapter, ValidationError
+
+from kaizen._plain import clean, plain
+from kaizen.errors import AgentInterrupted, KaizenError, NobodyToAskError, NotAnsweredError
+from kaizen.interrupts import (
+    InterruptMode,
+    InterruptReason,
+    InterruptSignal,
+    InterruptSource,
+)
+from kaizen.ports import Answer, AnswerLater, Channel, PendingRequest
+from kaizen.runlog import Answered, Asked
+
+if TYPE_CHECKING:
+    from kaizen.agent import BaseAgent
+    from kaizen.kernel import Kernel
+    from kaizen.run import Run
+
+__all__ = [
+    "MAX_ANSWER_CHARS",
+    "Question",
+    "ask",
+    "ask_outside",
+    "channel_for",
+    "tell",
+]
+
+MAX_QUESTION_CHARS = 100_000
+MAX_ANSWER_CHARS = 1_000_000
+MAX_TRIES = 3
+MAX_WAIT_S = 366 * 86_400.0
+MAX_PROBLEM_CHARS = 1_000
+_LOG = logging.getLogger("kaizen")
+
+
+class Question:
+    """What is asked, and what the answer has to be.
+
+    Raises:
+        ValueError: The text is empty or too long, or the time is none that one can wait.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        kind: Literal["question", "approval"],
+        options: Sequence[str],
+        details: Mapping[str, Any] | None,
+        answer_type: Any,
+        action_digest: str,
+        expires_s: float,
+    ) -> None:
+        if not 0 < len(text) <= MAX_QUESTION_CHARS:
+            raise ValueError(f"a question has 1 to {MAX_QUESTION_CHARS} characters")
+        if isinstance(options, str):
+            raise TypeError(f"options={options!r} is one text; write [{options!r}]")
+        if not 0 < expires_s <= MAX_WAIT_S:
+            raise ValueError(f"expires_s={expires_s!r} is not from 0 to {MAX_WAIT_S:g}")
+        self.text = clean(text)
+        self.kind: Literal["question", "approval"] = kind
+        self.options = tuple(clean(each) for each in options)
+        self.details = plain("the details of a question", details or {})
+        self.action_digest = action_digest
+        self.expires_s = expires_s
+        self._adapter = None
+        if kind == "question" and answer_type not in (None, str):
+            self._adapter = TypeAdapter(answer_type)
+        self.schema: Mapping[str, Any] = {}
+        if self._adapter is not None:
+            self.schema = self._adapter.json_schema()
+        elif self.options:
+            self.schema = {"enum": list(self.options)}
+
+    def request(
+        self, request_id: str, *, principal: str = "", path: Sequence[Run] = ()
+    ) -> PendingRequest:
+        """Return the question as a channel gets it."""
+        return PendingRequest(
+            id=request_id,
+            kind=self.kind,
+            text=self.text,
+            options=self.options,
+            details=self.details,
+            schema=self.schema,
+            action_digest=self.action_digest,
+            principal=principal,
+            run_path=tuple(run.id for run in path),
+            agent_path=tuple(run.agent_id for run in path),
+            expires_at=time() + self.expires_s,
+        )
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether this is what was asked before."""
+        return (asked.text, asked.kind, asked.action_digest) == (
+            self.text,
+            self.kind,
+            self.action_digest,
+        )
+
+    def read(self, answer: Answer) -> Answer:
+        """Return an answer with the value that its type makes of it.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        if self.kind == "approval":
+            return answer
+        value = answer.text if answer.value is None else answer.value
+        if self.options and value not in self.options:
+            raise ValueError(f"it is none of {', '.join(map(repr, self.options))}")
+        if self._adapter is not None:
+            value = self._adapter.validate_python(value)
+        elif not isinstance(value, str):
+            raise ValueError("it is no text")
+        return replace(answer, value=value)
+
+
+async def ask(run: Run, question: Question) -> Answer:
+    """Ask whoever is outside on behalf of a run, and return the answer.
+
+    Raises:
+        NobodyToAskError: There is nobody.
+        NotAnsweredError: No answer came that can be used.
+        AgentInterrupted: The run has to stop, be it to wait for the answer.
+    """
+    problem = ""
+    for _ in range(MAX_TRIES):
+        request_id, known = _place(run, question)
+        if known is None:
+            known = await _put(run, question, request_id, problem)
+        if known.problem:
+            raise NotAnsweredError(f"request {request_id!r}", known.problem)
+        try:
+            return question.read(_answer(known))
+        except (ValidationError, ValueError) as error:
+            problem = f"the answer does not fit: {_why(error)}"
+    raise NotAnsweredError(
+        f"request {request_id!r}", f"was answered {MAX_TRIES} times, and {problem}"
+    )
+
+
+async def ask_outside(
+    question: Question, channel: Channel | None, *, principal: str = ""
+) -> Answer:
+    """Ask on behalf of no run; nothing is recorded."""
+    if channel is None:
+        raise _nobody(question)
+    request = question.request(f"ask_{urandom(8).hex()}", principal=principal)
+    try:
+        answer = await _answered(channel, request)
+        return question.read(replace(answer, request_id=request.id))
+    except AnswerLater as error:
+        raise NotAnsweredError(
+            f"request {request.id!r}", "is answered later, and no run waits for it"
+        ) from error
+    except ValueError as error:  # pydantic's among them
+        raise NotAnsweredError(f"request {request.id!r}", _why(error)) from error
+
+
+async def tell(
+    channel: Channel, message: str, percentage: float | None, path: Sequence[Run]
+) -> None:
+    """Report progress; a channel that fails does not fail the work."""
+    try:
+        await channel.progress(
+            message, percentage=percentage, run_path=tuple(run.id for run in path)
+        )
+    except Exception as error:  # noqa: BLE001 - nobody waits for it
+        _LOG.warning("progress was not reported: %s: %s", type(error).__name__, error)
+
+
+async def channel_for(agents: Sequence[BaseAgent], kernel: Kernel) -> Channel | None:
+    """Return the way outside: that of the outermost agent that has one, or the kernel's."""
+    for agent in agents:
+        own = agent.control_protocol
+        if own is not None:
+            return await _opened(own, kernel)
+    name = kernel.config.channel
+    return await _opened(name, kernel) if name else None
+
+
+async def _opened(channel: Channel | str, kernel: Kernel) -> Channel:
+    if isinstance(channel, str):
+        return await kernel.get(Channel, channel)  # type: ignore[type-abstract]
+    return channel
+
+
+def _place(run: Run, question: Question) -> tuple[str, Answered | None]:
+    """Return the id of a question, and its answer if that is on record and still good."""
+    state = run.state
+    while True:
+        request_id = f"{run.id}:{run.next_question()}"
+        asked = state.questions.get(request_id)
+        if asked is not None and question.fits(asked):
+            return request_id, None
+        known = state.answers.get(request_id)
+        if asked is None and known is None:
+            return request_id, None
+        if known is not None and _still_good(run, question, known):
+            return request_id, known
+
+
+def _still_good(run: Run, question: Question, known: Answered) -> bool:
+    """Whether an answer of before a crash or a pause can be acted upon."""
+    if known.action_digest != question.action_digest or known.request_id in run.state.used:
+        return False
+    return known.expires_at is None or time() < known.expires_at
+
+
+async def _put(run: Run, question: Question, request_id: str, problem: str) -> Answered:
+    """Put a question and record the answer, or that there is none."""
+    path = run.path
+    channel = await channel_for([each.agent for each in path], run.kernel)
+    if channel is None:
+        raise _nobody(question)
+    request = question.request(request_id, principal=run.principal, path=path)
+    if problem:
+        request = replace(request, details={**request.details, "problem": problem})
+    open_before = run.state.questions.get(request_id)
+    if open_before is not None:
+        request = replace(request, expires_at=open_before.expires_at)
+    else:
+        _record(run, request)
+    await run.settle()
+    answer, unusable = Answer(), ""
+    try:
+        answer = await _answered(channel, request)
+    except AnswerLater:
+        raise _stopped(run, path[0], request_id) from None
+    except AgentInterrupted:
+        raise
+    except KaizenError as error:
+        unusable = getattr(error, "problem", "") or str(error)
+    answered = run.add(
+        Answered,
+        request_id=request_id,
+        approved=answer.approved,
+        text=clean(answer.text),
+        value=answer.value,
+        always=answer.always,
+        principal=clean(answer.principal),
+        action_digest=request.action_digest,
+        expires_at=request.expires_at,
+        problem=clean(unusable)[:MAX_PROBLEM_CHARS],
+    )
+    await run.settle()
+    return answered
+
+
+def _record(run: Run, request: PendingRequest) -> None:
+    run.add(
+        Asked,
+        request_id=request.id,
+        kind=request.kind,
+        text=request.text,
+        options=request.options,
+        details=request.details,
+        schema=request.schema,
+        action_digest=request.action_digest,
+        principal=request.principal,
+        run_path=request.run_path,
+        agent_path=request.agent_path,
+        expires_at=request.expires_at,
+    )
+
+
+async def _answered(channel: Channel, request: PendingRequest) -> Answer:
+    """Return what a channel gives, as far as it is an answer.
+
+    Raises:
+        NotAnsweredError: The time ran out, or it gave something else.
+        AnswerLater: It does not wait for it.
+    """
+    subject = f"request {request.id!r}"
+    left = (request.expires_at or 0) - time()
+    if left <= 0:
+        raise NotAnsweredError(subject, "has expired")
+    try:
+        with anyio.move_on_after(left) as waiting:
+            answer = await channel.ask(request)
+        if waiting.cancelled_caught:
+            raise NotAnsweredError(subject, "was not answered in time")
+    except (AnswerLater, KaizenError):
+        raise
+    except Exception as error:
+        raise NotAnsweredError(
+            subject, f"could not be put: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(answer, Answer):
+        raise NotAnsweredError(subject, f"was answered with {type(answer).__name__!r}")
+    if len(answer.text) > MAX_ANSWER_CHARS:
+        raise NotAnsweredError(subject, f"has an answer over {MAX_ANSWER_CHARS} characters")
+    try:
+        value = plain("the value of an answer", {"value": answer.value})["value"]
+    except TypeError as error:
+        raise NotAnsweredError(
+            subject, f"has an answer that is no JSON: {error}"
+        ) from error
+    approved = answer.approved is True  # what only looks like a yes is none
+    return replace(answer, approved=approved, always=answer.always is True, value=value)
+
+
+def _answer(known: Answered) -> Answer:
+    return Answer(
+        approved=known.approved,
+        text=known.text,
+        value=known.value,
+        always=known.always,
+        principal=known.principal,
+        request_id=known.request_id,
+    )
+
+
+def _stopped(run: Run, outermost: Run, request_id: str) -> AgentInterrupted:
+    """Stop the whole tree of runs until there is an answer, and return what to raise."""
+    outermost.interrupt(
+        InterruptReason(
+            source=InterruptSource.SYSTEM,
+            mode=InterruptMode.GRACEFUL,
+            signal=InterruptSignal.CUSTOM,
+            message=f"request {request_id!r} waits for its answer",
+            metadata={"pending_requests": [request_id]},
+        )
+    )
+    assert run.interrupted is not None
+    return AgentInterrupted(run.interrupted, run.id)
+
+
+def _nobody(question: Question) -> NobodyToAskError:
+    return NobodyToAskError(
+        f"the {question.kind} {question.text[:200]!r}",
+        "finds nobody who could answer",
+        "Give the agent a `control_protocol`, or set `channel` under [kaizen].",
+    )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}"
+            for each in found[:5]
+        )
+    return str(error)
