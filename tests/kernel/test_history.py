@@ -564,7 +564,12 @@ class Model:
             "cycles": 0,
             "tool_calls": 0,
             "closed": {},
+            "answers": {},
+            "used": set(),
+            "approval_of": {},
+            "counted": set(),
         }
+        self.approvals: dict[int, str] = {}
         self.past: list[dict[str, Any]] = []
         self.call_ids: set[str] = set()
         self.charged = Usage()
@@ -601,6 +606,7 @@ class Model:
             if begun is not None:
                 now["pending"][call_id] = begun
         now["closed"] = {}
+        now["used"] -= {now["approval_of"][call_id] for call_id in now["pending"]}
 
     def paused(self, entry: Paused, now: dict[str, Any]) -> None:
         now["paused"] = True
@@ -638,6 +644,11 @@ class Model:
 
     def tool_intended(self, entry: ToolIntended, now: dict[str, Any]) -> None:
         now["pending"][entry.call_id] = entry.idempotent
+        now["approval_of"][entry.call_id] = entry.approval
+        if entry.approval:
+            now["used"].add(entry.approval)
+            now["counted"].add(entry.seq)
+            self.approvals[entry.seq] = entry.approval
         if not entry.in_history:
             self.call_ids.add(entry.call_id)
 
@@ -660,6 +671,7 @@ class Model:
 
     def answered(self, entry: Answered, now: dict[str, Any]) -> None:
         now["questions"].discard(entry.request_id)
+        now["answers"][entry.request_id] = entry.approved
 
     def reserved(self, entry: Reserved, now: dict[str, Any]) -> None:
         now["reserved"][entry.reservation_id] = entry.amount_usd
@@ -675,10 +687,13 @@ class Model:
 
     def facts(self) -> dict[str, Any]:
         """What `in_words` says of a state."""
+        undone = set(self.approvals) - self.now["counted"]
         now = self.now | {
+            "used": self.now["used"] | {self.approvals[seq] for seq in undone},
             "messages": [each[:3] for each in self.now["messages"]],
             "closed": set(self.now["closed"]),
         }
+        del now["approval_of"], now["counted"]
         costs = [self.cost, *(each.cost_usd for each in self.children.values())]
         known = [each for each in costs if each is not None]
         return now | {
@@ -697,6 +712,7 @@ def in_words(state: RunState) -> dict[str, Any]:
         "pending": {call_id: each.idempotent for call_id, each in state.pending.items()},
         "unknown": [each.call_id for each in state.unknown],
         "questions": set(state.questions),
+        "answers": {each: given.approved for each, given in state.answers.items()},
         "marks": [each.mark_id for each in state.marks],
         "steered": [each.steer_id for each in state.steered],
         "closed": {call_id for call_id, _ in state.closed},
@@ -765,11 +781,17 @@ class Chance:
         begun = self.model.now["pending"]
         able = [each for each in self._open() if each not in begun]
         idempotent = self.random.random() < 0.5
+        approval = self.new("approval") if self.random.random() < 0.5 else ""
         if not able or self.random.random() < 0.2:
             return self.story.begin(
-                self.new("call"), idempotent=idempotent, in_history=False
+                self.new("call"),
+                idempotent=idempotent,
+                in_history=False,
+                approval=approval,
             )
-        return self.story.begin(self.random.choice(able), idempotent=idempotent)
+        return self.story.begin(
+            self.random.choice(able), idempotent=idempotent, approval=approval
+        )
 
     def _do_finish(self) -> Entry | None:
         asked = self._open()

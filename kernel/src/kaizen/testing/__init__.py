@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kaizen._lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
+    from kaizen.testing._channel import Said, ScriptedChannel
     from kaizen.testing._model import Call, Line, ScriptedModel
     from kaizen.testing._plugins import ModelPlugin, RecordingPlugin
     from kaizen.testing._store import MemoryCheckpointStore
@@ -22,12 +23,15 @@ __all__ = [
     "MemoryCheckpointStore",
     "ModelPlugin",
     "RecordingPlugin",
+    "Said",
+    "ScriptedChannel",
     "ScriptedModel",
 ]
 
 __getattr__ = _lazy_names(
     __name__,
     {
+        "_channel": ("Said", "ScriptedChannel"),
         "_model": ("Call", "Line", "ScriptedModel"),
         "_plugins": ("ModelPlugin", "RecordingPlugin"),
         "_store": ("MemoryCheckpointStore",),
