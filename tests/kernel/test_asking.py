@@ -18,6 +18,8 @@ from kaizen import (
     BaseAgent,
     CallNext,
     Channel,
+    InterruptMode,
+    InterruptReason,
     Kernel,
     NobodyToAskError,
     NotAnsweredError,
@@ -379,6 +381,28 @@ async def inside(office: Office, work: Callable[[], Any]) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
+
+
+@pytest.mark.parametrize("mode", list(InterruptMode))
+async def test_a_run_that_waits_for_a_person_stops_at_once_and_keeps_the_question(
+    mode: InterruptMode,
+) -> None:
+    office = Office(None, YES)
+
+    async with office.kernel() as kernel:
+        agent = office.agent(kernel).bind(graceful_shutdown_timeout=3_600)
+        async with agent.stream(question="?") as run:
+            while not office.channel.requests:
+                await anyio.lowlevel.checkpoint()
+            run.interrupt(InterruptReason(mode=mode))
+            with anyio.fail_after(5), pytest.raises(AgentInterrupted):
+                await run.wait()
+
+    (request,) = office.channel.requests
+    assert office.channel.withdrawn == [request.id]
+    assert await pending_requests(office.store) == [request]
+    await resumed(office, run.id)
+    assert office.paid == [5]
 
 
 # Channels.

@@ -202,6 +202,7 @@ class Run:
         "_uncharged",
         "_unpaused",
         "_validated",
+        "_waiting",
         "agent",
         "agent_id",
         "cancelled",
@@ -268,6 +269,7 @@ class Run:
         self._replied: ModelReply | None = None
         self._unpaused: anyio.Event | None = None
         self._done: anyio.Event | None = None
+        self._waiting: set[CancelScope] | None = None
         if parent is None:
             self.trace_id = trace_id or run_id
             self.depth = 0
@@ -364,6 +366,8 @@ class Run:
                 self._hurry(self._scope)
         if self._unpaused is not None:
             self._unpaused.set()
+        for waiting in self._waiting or ():  # nobody waits for people who may not come
+            waiting.cancel()
         return True
 
     def _hurry(self, scope: CancelScope) -> None:
@@ -589,6 +593,7 @@ class Run:
             NobodyToAskError: There is no channel.
             NotAnsweredError: The time ran out, the other side is gone, or it gave three
                 answers that do not fit.
+            AgentInterrupted: The run was asked to stop. The question stays open.
         """
         default_s = self.kernel.config.answer_timeout
         question = Question(
@@ -601,7 +606,17 @@ class Run:
             expires_s=default_s if expires_s is None else expires_s,
         )
         self._refuse_if_ended("ask")
-        return await ask(self, question)
+        if self._waiting is None:
+            self._waiting = set()
+        with CancelScope() as waiting:
+            self._waiting.add(waiting)
+            try:
+                if self.interrupted is None:
+                    return await ask(self, question)
+            finally:
+                self._waiting.discard(waiting)
+        assert self.interrupted is not None
+        raise AgentInterrupted(self.interrupted, self.id)
 
     async def report_progress(
         self, message: str, *, percentage: float | None = None
