@@ -23,7 +23,13 @@ from kaizen_cli._ask import FILE_TOOLS, file_tools_missing
 from kaizen_cli._following import INTERRUPTED, interrupt, progress_for
 from kaizen_cli._options import Options
 from kaizen_cli._recorded import Recorded
-from kaizen_cli._session import Keep, own_settings, provider_config, session
+from kaizen_cli._session import (
+    Keep,
+    own_settings,
+    provider_config,
+    session,
+    terminal_channel,
+)
 from kaizen_cli._terminal import Flow, Terminal
 from kaizen_cli._text import shortened
 
@@ -206,6 +212,9 @@ class _Conversation:
     async def _answer(self, message: str) -> str:
         progress = progress_for(self._terminal, verbose=False)
         flow, written = Flow(self._terminal), False
+        channel = terminal_channel(self._agent.kernel) if self._agent.kernel else None
+        if channel is not None:
+            channel.hidden = progress.hidden
         with progress:
             async with self._agent.stream(history=self._history, message=message) as run:
                 self._run = run

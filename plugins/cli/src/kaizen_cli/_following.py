@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from kaizen.interrupts import (
 )
 from kaizen.run import Run
 from kaizen.runlog import (
+    Asked,
     Continued,
     ModelRequested,
     Paused,
@@ -33,6 +34,7 @@ from kaizen.runlog import (
 )
 
 from kaizen_cli._recorded import Recorded
+from kaizen_cli._session import terminal_channel
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import shortened
 
@@ -80,6 +82,9 @@ async def follow(
     with progress:
         async with _interruptible(terminal, progress) as interrupts, stream as run:
             interrupts.run = run
+            channel = terminal_channel(run.kernel)
+            if channel is not None:
+                channel.hidden = progress.hidden
             begin = len(run.log.entries)
             try:
                 async for event in run:
@@ -133,6 +138,11 @@ class Progress:
     def show(self, event: StreamEvent) -> None:
         """Show one event."""
 
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Draw nothing for the time of a `with` block."""
+        yield
+
     def say(self, terminal: Terminal, text: str) -> None:
         """Tell the user something meanwhile."""
         terminal.note(text, style="yellow")
@@ -158,9 +168,12 @@ class Spinner(Progress):
         self._status = self._made(terminal)
         self._calls: dict[str, str] = {}
         self._paused = ""
+        self._hidden = 0
+        self._entered = False
 
     def __enter__(self) -> Self:
         self._status.start()
+        self._entered = True
         return self
 
     def __exit__(
@@ -169,7 +182,19 @@ class Spinner(Progress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._entered = False
         self._status.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        self._hidden += 1
+        self._status.stop()
+        try:
+            yield
+        finally:
+            self._hidden -= 1
+            if not self._hidden and self._entered:
+                self._status.start()
 
     def show(self, event: StreamEvent) -> None:
         if isinstance(event, TextDelta):
@@ -218,6 +243,8 @@ def described(event: StreamEvent) -> str:
         return shortened(f"paused{_by(event.by)}", _MAX_STEP)
     if isinstance(event, Continued):
         return shortened(f"goes on{_by(event.by)}", _MAX_STEP)
+    if isinstance(event, Asked):
+        return shortened(f"asks: {event.text}", _MAX_STEP)
     if isinstance(event, Steered):
         return shortened(f"to be read by the model: {event.message.text}", _MAX_STEP)
     if isinstance(event, ToolFinished) and not event.success:

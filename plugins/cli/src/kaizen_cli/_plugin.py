@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 from kaizen.config import PluginSettings
+from kaizen.hooks import hookimpl
+from kaizen.kernel import Kernel
+from kaizen.ports import Channel
+from kaizen.registry import Registry
 from pydantic import Field
 
 from kaizen_cli import hookspecs as _hookspecs
+from kaizen_cli._channel import TERMINAL, TerminalChannel
 
 __all__ = ["CliPlugin", "CliSettings"]
 
@@ -29,10 +37,34 @@ class CliSettings(PluginSettings):
 
 
 class CliPlugin:
-    """Specifies the hook with which plugins add commands, and keeps the settings."""
+    """Specifies the hook with which plugins add commands, and keeps the settings.
+
+    Attributes:
+        settings: The settings of the command line.
+        channel: By which runs ask whoever sits at the terminal, while the kernel runs.
+    """
 
     Settings = CliSettings
     hookspecs = _hookspecs
 
     def __init__(self, settings: CliSettings) -> None:
         self.settings = settings
+        self.channel: TerminalChannel | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
+        """Make the channel, which asks by another one of the kernel."""
+        self.channel = TerminalChannel(kernel)
+        try:
+            yield
+        finally:
+            self.channel = None
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        registry.add(
+            Channel,
+            TERMINAL,
+            lambda: self.channel,
+            description="Whoever sits at the terminal of `kaizen`.",
+        )

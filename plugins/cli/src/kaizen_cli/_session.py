@@ -19,6 +19,7 @@ from kaizen.errors import ConfigurationError
 from kaizen.kernel import Kernel
 from kaizen.ports import CheckpointStore
 
+from kaizen_cli._channel import TERMINAL, TerminalChannel, can_ask
 from kaizen_cli._options import Options
 from kaizen_cli._plugin import CliPlugin, CliSettings
 from kaizen_cli._terminal import Terminal
@@ -31,6 +32,7 @@ __all__ = [
     "provider_config",
     "session",
     "store_session",
+    "terminal_channel",
 ]
 
 Keep: TypeAlias = Literal["configured", "default", "always", "never"]
@@ -40,6 +42,7 @@ nowhere."""
 
 _TOOLS = "tools"
 _STORE = "sqlite"
+_ASKS = "control"
 
 
 @asynccontextmanager
@@ -80,9 +83,10 @@ async def session(
         )
 
     async with AsyncExitStack() as stack:
-        none = {"checkpoint_store": None}
-        config = none if keep == "never" else {"checkpoint_store": store} if store else None
-        kernel = await stack.enter_async_context(made(config))
+        asks = _unnamed_channel(sources)
+        none = {"checkpoint_store": None, **asks}
+        kept = {"checkpoint_store": store, **asks} if store else asks
+        kernel = await stack.enter_async_context(made(none if keep == "never" else kept))
         if store and keep == "default" and not await _can_write(kernel, store, terminal):
             await stack.aclose()
             kernel = await stack.enter_async_context(made(none))
@@ -158,6 +162,22 @@ def own_settings(kernel: Kernel) -> CliSettings:
         if isinstance(info.plugin, CliPlugin):
             return info.plugin.settings
     return CliSettings()
+
+
+def terminal_channel(kernel: Kernel) -> TerminalChannel | None:
+    """Return the channel of this very plugin, if it is enabled."""
+    for info in kernel.plugins:
+        if isinstance(info.plugin, CliPlugin):
+            return info.plugin.channel
+    return None
+
+
+def _unnamed_channel(sources: Sources) -> dict[str, str]:
+    """Have runs ask at the terminal, if somebody is there and nothing is configured."""
+    if sources.kernel({}).channel is not None or not can_ask():
+        return {}
+    enabled = _enabled(sources)
+    return {"channel": TERMINAL} if {_ASKS, "cli"} <= {*enabled} else {}
 
 
 def _sources(file: Path | Literal[False]) -> Sources:
