@@ -36,6 +36,7 @@ from kaizen.runlog import (
     ModelCharged,
     ModelReplied,
     ModelRequested,
+    ModelSwitched,
     Noted,
     OutcomeDecided,
     Paused,
@@ -584,6 +585,7 @@ class Model:
     def _nothing(self, entry: Any, now: dict[str, Any]) -> None: ...
 
     noted = interrupted = child_started = cycle_gave = cycle_failed = _nothing
+    model_switched = _nothing
 
     def run_started(self, entry: RunStarted, now: dict[str, Any]) -> None:
         self.identity = (entry.run_id, entry.agent_id)
@@ -773,6 +775,18 @@ class Chance:
         cost = self.random.choice([None, Decimal("0.125"), Decimal("1E-9")])
         usage = Usage(requests=1, output_tokens=self.random.randrange(100))
         return self.story.add(ModelCharged, usage=usage, cost_usd=cost)
+
+    def _do_switch(self) -> Entry:
+        return self.story.add(
+            ModelSwitched,
+            cycle=1,
+            from_provider="p",
+            from_model="m",
+            provider="q",
+            model=self.text(),
+            reason=self.text(),
+            restarts=self.random.random() < 0.5,
+        )
 
     def _do_say(self) -> Entry:
         return self.story.say(self.text())
@@ -1058,6 +1072,7 @@ def test_the_names_of_entries_never_change() -> None:
         "model_charged",
         "model_replied",
         "model_requested",
+        "model_switched",
         "noted",
         "outcome_decided",
         "paused",

@@ -31,6 +31,7 @@ from kaizen.runlog import (
     ModelCharged,
     ModelReplied,
     ModelRequested,
+    ModelSwitched,
     Noted,
     OutcomeDecided,
     Paused,
@@ -86,6 +87,16 @@ def story() -> list[Entry]:
         ModelRequested(**at(), cycle=1, provider="openai", model="gpt"),
         ModelCharged(
             **at(), usage=Usage(requests=1, input_tokens=4), cost_usd=Decimal("0.01")
+        ),
+        ModelSwitched(
+            **at(),
+            cycle=1,
+            from_provider="openai",
+            from_model="gpt",
+            provider="anthropic",
+            model="claude",
+            reason="it broke off",
+            restarts=True,
         ),
         ModelReplied(
             **at(),

@@ -43,6 +43,7 @@ from kaizen.operations import (
     Result,
     RunRequest,
 )
+from kaizen.ports import Provider
 from kaizen.run import _CURRENT, _STEP, Decision, Run, current_run
 from kaizen.runlog import (
     ChildEnded,
@@ -52,6 +53,7 @@ from kaizen.runlog import (
     ModelReplied,
     ModelRequested,
     OutcomeDecided,
+    ReasoningDelta,
     Resumed,
     RunEnded,
     RunStarted,
@@ -348,25 +350,32 @@ async def model_call(request: ModelRequest) -> ModelReply:
     log = run.log
     if run._uncharged is not None:
         _charge_earlier(run)
+    name, provider = plan.provider_name, plan.provider
+    if request.provider and request.provider != name:
+        name = request.provider
+        provider = await plan.kernel.get(Provider, name)  # type: ignore[type-abstract]
     log.append(
         ModelRequested(
             seq=len(log.entries),
             at=time(),
             cycle=request.cycle,
-            provider=plan.provider_name,
+            provider=name,
             model=request.model,
         )
     )
     if plan.keeping is not None and log.must_wait():
         await log.settle()
-    if plan.config.stream or log.watched:
-        reply = await _stream(run, request)
-    else:
-        reply = await plan.provider.complete(request)
+    try:
+        if plan.config.stream or log.watched:
+            reply = await _stream(run, provider, name, request)
+        else:
+            reply = await provider.complete(request)
+    except ModelError as error:
+        _charge_failed(run, error)
+        raise
     if not isinstance(reply, ModelReply):
         raise ModelError(
-            plan.provider_name,
-            f"answered with {type(reply).__name__!r} instead of a ModelReply",
+            name, f"answered with {type(reply).__name__!r} instead of a ModelReply"
         )
     if run._uncharged is not None:
         _charge_earlier(run)
@@ -633,25 +642,44 @@ def _only_reads(run: Run, use: ToolUse) -> bool:
     return tool is not None and not tool.spec.effect.writes
 
 
-async def _stream(run: Run, request: ModelRequest) -> ModelReply:
-    """Ask for a stream, pass its pieces on, and return the whole reply."""
-    plan = run.plan
+async def _stream(
+    run: Run, provider: Provider, name: str, request: ModelRequest
+) -> ModelReply:
+    """Ask for a stream, pass its pieces on, and return the whole reply.
+
+    An error of the provider says what the reader has read until then.
+    """
+    log = run.log
+    read: list[str] = []
     reply: ModelReply | None = None
-    stream = plan.provider.stream(request)
+    stream = provider.stream(request)
     try:
         async for piece in stream:
-            if isinstance(piece, ModelDelta):
-                run.log.publish(piece.text)
-            else:
+            if not isinstance(piece, ModelDelta):
                 reply = piece
+                continue
+            if piece.reasoning:
+                log.publish(piece.reasoning, ReasoningDelta)
+            if piece.text:
+                log.publish(piece.text)
+                read.append(piece.text)
+    except ModelError as error:
+        error.partial = replace(error.partial or ModelReply(), text="".join(read))
+        raise
     finally:
         with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
             await stream.aclose()
     if reply is None:
-        raise RunError(
-            f"provider {plan.provider_name!r}", "ended its stream without a reply"
-        )
+        raise RunError(f"provider {name!r}", "ended its stream without a reply")
     return reply
+
+
+def _charge_failed(run: Run, error: ModelError) -> None:
+    """Charge what an attempt consumed that failed on its way."""
+    partial = error.partial
+    if partial is None or (partial.usage == _NOTHING and partial.cost_usd is None):
+        return
+    run.add(ModelCharged, usage=partial.usage, cost_usd=partial.cost_usd)
 
 
 def _begin(run: Run, content: Any, *, direct: bool = False) -> None:
@@ -704,13 +732,26 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
             seq=len(log.entries),
             at=time(),
             cycle=cycle,
-            message=Message(role="assistant", content=text, tool_uses=uses, origin="model"),
+            message=Message(
+                role="assistant",
+                content=text,
+                tool_uses=uses,
+                origin="model",
+                provider_data=_opaque(reply.provider_data),
+            ),
             usage=usage,
             cost_usd=cost,
             finish_reason=reply.finish_reason,
             model=reply.model,
+            reasoning=_cut(clean(reply.reasoning), MAX_REPLY_CHARS),
+            cached=reply.cached,
         )
     )
+
+
+def _opaque(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a copy of what a provider wants back, as the log can hold it."""
+    return None if data is None else plain("the `provider_data` of a reply", data)
 
 
 def _same_charge(paid: ModelReply | None, reply: ModelReply) -> bool:

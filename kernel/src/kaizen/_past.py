@@ -249,6 +249,9 @@ def _reply(entry: ModelReplied) -> ModelReply:
         finish_reason=entry.finish_reason,
         cost_usd=entry.cost_usd,
         model=entry.model,
+        reasoning=entry.reasoning,
+        cached=entry.cached,
+        provider_data=entry.message.provider_data,
     )
 
 

@@ -699,7 +699,7 @@ class BaseAgent:
         refuse_idle_switches(config, kernel.serves, f"agent {self.name!r}")
         version = self._version(kernel)
         managers = (kernel.hooks, *self._hooks)
-        provider_name = _provider_name(self, kernel, config)
+        provider_name, config = await _chosen(self, kernel, config)
         provider = await kernel.get(Provider, provider_name)  # type: ignore[type-abstract]
         keeping = await self._keeping_for(kernel, config)
         tools = await self._resolve_tools(kernel)
@@ -1023,17 +1023,33 @@ def _own_hooks(
     return (*own, alone)
 
 
-def _provider_name(agent: BaseAgent, kernel: Kernel, config: AgentConfig) -> str:
-    name = config.llm_provider or kernel.config.default_provider
-    if name:
-        return name
-    known = kernel.registry.names(Provider)
-    raise ConfigurationError(
-        f"agent {agent.name!r}",
-        "names no provider, and the kernel has no default",
-        "Set `llm_provider` in its config or KAIZEN_DEFAULT_PROVIDER; "
-        f"known: {', '.join(known) or 'none'}.",
-    )
+async def _chosen(
+    agent: BaseAgent, kernel: Kernel, config: AgentConfig
+) -> tuple[str, AgentConfig]:
+    """Return the provider of an agent, and its config with the model that this one knows.
+
+    `provider/model` may stand as provider or as model. Who names none gets the default of
+    the kernel, else what can be used right now.
+    """
+    registry, model = kernel.registry, config.model
+    name = config.llm_provider or ""
+    if not name:
+        name, model = registry.route(Provider, "", model)
+    if not name:
+        name = kernel.config.default_provider or await kernel.available(Provider)
+    name, model = registry.route(Provider, name, model)
+    if not name:
+        known = registry.names(Provider)
+        raise ConfigurationError(
+            f"agent {agent.name!r}",
+            "names no provider, and none was found that could be used: no key is set, and "
+            "no local server runs",
+            "Set `llm_provider` in its config or KAIZEN_DEFAULT_PROVIDER (`offline` needs "
+            f"neither key nor network); known: {', '.join(known) or 'none'}.",
+        )
+    if model != config.model:
+        config = config.model_copy(update={"model": model})
+    return name, config
 
 
 async def _sources_tools(kernel: Kernel) -> dict[str, Tool]:

@@ -11,6 +11,16 @@
     │   │   └── OutputError            AGENT_002
     │   ├── AgentTimeoutError          AGENT_003
     │   ├── ModelError                 AGENT_004
+    │   │   ├── ModelAuthError         AGENT_004
+    │   │   ├── ModelRateLimitError    AGENT_004
+    │   │   ├── ModelQuotaError        AGENT_004
+    │   │   ├── ModelOverloadedError   AGENT_004
+    │   │   ├── ModelContextError      AGENT_004
+    │   │   ├── ModelFilterError       AGENT_004
+    │   │   ├── ModelTimeoutError      AGENT_004
+    │   │   ├── ModelConnectionError   AGENT_004
+    │   │   ├── ModelRequestError      AGENT_004
+    │   │   └── ModelUnavailableError  AGENT_004
     │   └── ConvergenceError           AGENT_005
     ├── HookError
     │   ├── HookRegistrationError      HOOK_001
@@ -54,6 +64,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from kaizen.interrupts import InterruptReason
+    from kaizen.messages import ModelReply
 
 __all__ = [
     "AgentCreationError",
@@ -81,7 +92,17 @@ __all__ = [
     "KaizenError",
     "MemoryBackendError",
     "MemoryPromotionError",
+    "ModelAuthError",
+    "ModelConnectionError",
+    "ModelContextError",
     "ModelError",
+    "ModelFilterError",
+    "ModelOverloadedError",
+    "ModelQuotaError",
+    "ModelRateLimitError",
+    "ModelRequestError",
+    "ModelTimeoutError",
+    "ModelUnavailableError",
     "NobodyToAskError",
     "NotAnsweredError",
     "OutcomeUnknownError",
@@ -227,23 +248,79 @@ class ModelError(AgentError):
         provider: The provider's name.
         retryable: Whether the same request may succeed later.
         status: The HTTP status, where there was one.
+        retry_after_s: How long the provider says to wait, in seconds, if it says so.
+        partial: What had come of the reply before it broke off, with what that consumed;
+            it is on the run's account.
     """
 
     code = "AGENT_004"
+    may_be_repeated: ClassVar[bool] = False
+    """Whether errors of this kind are `retryable` where nobody says."""
 
     def __init__(
         self,
         provider: str,
         problem: str,
         remedy: str = "",
-        retryable: bool = False,
+        retryable: bool | None = None,
         status: int | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"provider {provider!r}", problem, remedy)
-        self.args = (provider, problem, remedy, retryable, status)
         self.provider = provider
-        self.retryable = retryable
+        self.retryable = self.may_be_repeated if retryable is None else retryable
         self.status = status
+        self.retry_after_s = retry_after_s
+        self.partial: ModelReply | None = None
+        self.args = (provider, problem, remedy, self.retryable, status, retry_after_s)
+
+
+class ModelAuthError(ModelError):
+    """The key is missing, wrong, or allows too little."""
+
+
+class ModelRateLimitError(ModelError):
+    """Too many requests, or tokens, for now."""
+
+    may_be_repeated = True
+
+
+class ModelQuotaError(ModelError):
+    """What was paid for is used up; waiting does not help."""
+
+
+class ModelOverloadedError(ModelError):
+    """The provider has too much to do, or is out of order."""
+
+    may_be_repeated = True
+
+
+class ModelContextError(ModelError):
+    """The request is longer than the model reads."""
+
+
+class ModelFilterError(ModelError):
+    """The provider will not answer this: its content filter says no."""
+
+
+class ModelTimeoutError(ModelError):
+    """The provider took too long."""
+
+    may_be_repeated = True
+
+
+class ModelConnectionError(ModelError):
+    """The provider cannot be reached, or broke off in the middle."""
+
+    may_be_repeated = True
+
+
+class ModelRequestError(ModelError):
+    """The provider does not understand the request, or we not the reply."""
+
+
+class ModelUnavailableError(ModelError):
+    """There is no such model, or not for this account."""
 
 
 class ConvergenceError(AgentError):

@@ -43,7 +43,7 @@ from kaizen.errors import (
     UnknownNameError,
 )
 from kaizen.hooks import HookManager
-from kaizen.registry import Offer, Registry
+from kaizen.registry import Offer, Registry, first_available
 
 if TYPE_CHECKING:
     from kaizen.agent import BaseAgent
@@ -153,6 +153,7 @@ class Kernel:
         self._owners: dict[Key, str] = {}
         self._locks: dict[Key, anyio.Lock] = {}
         self._waits: dict[Key, list[Key]] = {}
+        self._found: dict[type[Any], str] = {}
         self._hosts: list[_Host] = []
         self._keeper: Keeper | None = None
 
@@ -230,6 +231,22 @@ class Kernel:
                 if key not in self._opened:
                     return cast(Port, await self._open_once(key, offer))
                 return cast(Port, self._opened[key])
+
+    async def available(self, port: type[Any]) -> str:
+        """Return the offer of a port that can be used right now, for those who choose none.
+
+        Those that know it without looking further are asked first, in order of preference;
+        then all the others at once, for a second. What was found is remembered.
+
+        Returns:
+            A name, or `""` if there is none.
+        """
+        if port not in self._found:
+            found = await first_available(self.registry.offers(port))
+            if not found:
+                return ""
+            self._found[port] = found
+        return self._found[port]
 
     def agent(
         self,
@@ -641,12 +658,10 @@ class _PluginRegistry(Registry):
         name: str,
         factory: Any,
         *,
-        description: str = "",
         plugin: str = "",
+        **offer: Any,
     ) -> None:
-        self._registry.add(
-            port, name, factory, description=description, plugin=plugin or self._plugin
-        )
+        self._registry.add(port, name, factory, plugin=plugin or self._plugin, **offer)
 
 
 def _construct(candidate: Candidate, sources: Sources) -> Any:

@@ -57,6 +57,8 @@ class Message:
         name: In a tool message, the tool that was called.
         origin: Where the content came from, such as `user`, `model`, `tool:http_get` or
             `memory`. Content keeps its origin wherever it goes; it never raises trust.
+        provider_data: In an assistant message, what its provider wants to get back with
+            it, such as signatures of its reasoning, by the provider's name. JSON values.
     """
 
     role: Role
@@ -65,6 +67,7 @@ class Message:
     tool_use_id: str = ""
     name: str = ""
     origin: str = ""
+    provider_data: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -156,6 +159,9 @@ class ModelRequest:
 
     Attributes:
         model: The model's name, or `""` for the provider's default.
+        provider: Who is asked, by name, or `""` for the agent's provider.
+        prefix: How the reply begins. The provider goes on from there, and gives only what
+            follows; see `ModelProfile.continues`.
         tools: What the model may ask to have called.
         output: The structured output wanted, or `None` for text.
         cycle: The turn of the loop, from 1.
@@ -163,6 +169,8 @@ class ModelRequest:
 
     messages: tuple[Message, ...]
     model: str = ""
+    provider: str = ""
+    prefix: str = ""
     tools: tuple[ToolSpec, ...] = ()
     output: OutputSpec | None = None
     settings: ModelSettings = ModelSettings()
@@ -203,6 +211,9 @@ class ModelReply:
             own word.
         cost_usd: What the request cost in US dollars, if it is known.
         model: The model that answered.
+        reasoning: What it thought before, as far as the provider shows it.
+        cached: Whether this is an earlier reply, given again.
+        provider_data: What the provider wants to get back; see `Message`.
     """
 
     text: str = ""
@@ -211,13 +222,22 @@ class ModelReply:
     finish_reason: str = "stop"
     cost_usd: Decimal | None = None
     model: str = ""
+    reasoning: str = ""
+    cached: bool = False
+    provider_data: Mapping[str, Any] | None = None
 
 
 @record
 class ModelDelta:
-    """A piece of a reply that is still being written."""
+    """A piece of a reply that is still being written.
 
-    text: str
+    Attributes:
+        text: What is added to the text.
+        reasoning: What is added to the reasoning.
+    """
+
+    text: str = ""
+    reasoning: str = ""
 
 
 @record
@@ -232,6 +252,9 @@ class ModelProfile:
         structured_output: Whether it is held to a JSON schema by its provider; where not,
             the schema is written into the prompt.
         media: Kinds of media it reads: `image`, `audio`, `document`.
+        continues: Whether it goes on from a `prefix`.
+        cached_input_usd_per_million: Price of a million input tokens that the provider had
+            cached, if known.
         input_usd_per_million: Price of a million input tokens, if known.
         output_usd_per_million: Price of a million output tokens, if known.
     """
@@ -242,5 +265,7 @@ class ModelProfile:
     tools: bool = True
     structured_output: bool = True
     media: frozenset[str] = frozenset()
+    continues: bool = False
+    cached_input_usd_per_million: Decimal | None = None
     input_usd_per_million: Decimal | None = None
     output_usd_per_million: Decimal | None = None

@@ -81,7 +81,8 @@ class Provider(Protocol):
         """Answer one request.
 
         Raises:
-            ModelError: The provider cannot answer; it says why and whether to retry.
+            ModelError: The provider cannot answer; it says why and whether to retry. What
+                had come of the reply is its `partial`.
         """
         ...
 
@@ -103,6 +104,14 @@ class Provider(Protocol):
 
     def describe(self, model: str) -> ModelProfile:
         """Say what a model can do; `""` is the default model. No I/O."""
+        ...
+
+    def supports_tools(self, model: str = "") -> bool:
+        """Say whether a model calls tools. No I/O."""
+        ...
+
+    async def models(self) -> Sequence[ModelProfile]:
+        """Return the models that there are, as far as the provider says."""
         ...
 
 
@@ -138,6 +147,14 @@ class BaseProvider:
     def describe(self, model: str) -> ModelProfile:
         """Say what a model can do; by default what most can."""
         return ModelProfile(name=model)
+
+    def supports_tools(self, model: str = "") -> bool:
+        """Say whether a model calls tools, by what `describe` says of it."""
+        return self.describe(model).tools
+
+    async def models(self) -> Sequence[ModelProfile]:
+        """Return the models that there are; by default it says of none."""
+        return ()
 
     def _unsupported(self, ability: str) -> ModelError:
         return ModelError(self.name, f"cannot {ability}", "Choose a provider that can.")

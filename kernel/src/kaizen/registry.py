@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, TypeVar
+
+import anyio
 
 from kaizen._records import record
 from kaizen.errors import ConfigurationError, UnknownNameError
 
-__all__ = ["Factory", "Offer", "Registry"]
+__all__ = ["Factory", "Offer", "Registry", "first_available"]
+
+LOOK_S = 1.0
+_LOG = logging.getLogger("kaizen")
 
 Port = TypeVar("Port")
 Factory: TypeAlias = Callable[[], Any] | AbstractAsyncContextManager[Any] | object
@@ -24,6 +31,10 @@ class Offer:
     Attributes:
         plugin: Who offers it.
         description: One line for a person who chooses.
+        rank: Which offer of a name is taken, if there are several: the highest.
+        available: Says whether it can be used right now, for those who choose none.
+        preference: Which one is then taken first, the lowest; `None` is never taken so.
+        routes: Whether it takes `name/rest` for names that nobody else offers.
     """
 
     port: type[Any]
@@ -31,6 +42,10 @@ class Offer:
     factory: Any
     plugin: str
     description: str = ""
+    rank: int = 0
+    available: Callable[[], bool | Awaitable[bool]] | None = None
+    preference: int | None = None
+    routes: bool = False
 
 
 class Registry:
@@ -38,6 +53,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._offers: dict[type[Any], dict[str, Offer]] = {}
+        self._outranked: list[Offer] = []
 
     def add(
         self,
@@ -47,6 +63,10 @@ class Registry:
         *,
         description: str = "",
         plugin: str = "",
+        rank: int = 0,
+        available: Callable[[], bool | Awaitable[bool]] | None = None,
+        preference: int | None = None,
+        routes: bool = False,
     ) -> None:
         """Offer an implementation of a port.
 
@@ -56,23 +76,45 @@ class Registry:
             factory: The implementation, or how to open it; see `Factory`.
             description: One line for a person who chooses.
             plugin: Who offers it; the kernel fills it in while plugins contribute.
+            rank: Which offer of a name is taken, if there are several: the highest. An
+                offer that is to stand back where there is another has a rank below 0.
+            available: Says whether it can be used right now, such as whether there is a
+                key, for those who choose none. May be a coroutine function, which has a
+                second.
+            preference: Which one is then taken first: the lowest.
+            routes: Whether it takes `name/rest` for names that nobody else offers.
 
         Raises:
-            ConfigurationError: The name is taken.
+            ConfigurationError: The name is taken by an offer of the same rank.
         """
         taken = self._offers.setdefault(port, {})
-        if name in taken:
+        offer = Offer(
+            port=port,
+            name=name,
+            factory=factory,
+            plugin=plugin,
+            description=description,
+            rank=rank,
+            available=available,
+            preference=preference,
+            routes=routes,
+        )
+        known = taken.get(name)
+        if known is not None and known.rank == rank:
             raise ConfigurationError(
                 f"{port.__name__} {name!r}",
-                f"is offered by plugin {taken[name].plugin!r} already",
+                f"is offered by plugin {known.plugin!r} already",
                 "Disable one of the plugins, or give yours another name.",
             )
-        taken[name] = Offer(
-            port=port, name=name, factory=factory, plugin=plugin, description=description
-        )
+        if known is not None:
+            first = max(known, offer, key=lambda each: each.rank)
+            self._outranked.append(known if first is offer else offer)
+            offer = first
+        taken[name] = offer
 
     def remove_plugin(self, plugin: str) -> list[Offer]:
-        """Take back what a plugin offers, and return it."""
+        """Take back what a plugin offers, and return what was in use of it."""
+        self._outranked = [each for each in self._outranked if each.plugin != plugin]
         gone = [
             offer
             for offers in self._offers.values()
@@ -80,8 +122,38 @@ class Registry:
             if offer.plugin == plugin
         ]
         for offer in gone:
-            del self._offers[offer.port][offer.name]
+            offers = self._offers[offer.port]
+            del offers[offer.name]
+            next_best = [
+                each
+                for each in self._outranked
+                if (each.port, each.name) == (offer.port, offer.name)
+            ]
+            if next_best:
+                best = max(next_best, key=lambda each: each.rank)
+                self._outranked.remove(best)
+                offers[offer.name] = best
         return gone
+
+    def route(self, port: type[Any], name: str, rest: str) -> tuple[str, str]:
+        """Return which offer a choice leads to, and what of `rest` is left for it.
+
+        `name/rest` may stand in either of the two. A name that nobody offers leads to
+        whoever takes such names, with the whole `name/rest`; if nobody does, the choice
+        comes back as it was.
+        """
+        offers = self._offers.get(port, {})
+        if "/" in name and name not in offers and not rest:
+            name, _, rest = name.partition("/")
+        head, slash, tail = rest.partition("/")
+        if not name and slash and head in offers:
+            return head, tail
+        if name in offers or not (name or slash):
+            return name, rest
+        for offer in offers.values():
+            if offer.routes:
+                return offer.name, f"{name}/{rest}" if name and rest else name or rest
+        return name, rest
 
     def names(self, port: type[Any]) -> tuple[str, ...]:
         """Return the names under which a port is offered, sorted."""
@@ -113,6 +185,61 @@ class Registry:
         """Say which distribution brings a name that nobody offers here."""
         distribution = BROUGHT_BY.get((port.__name__, name))
         return f"Install it with `pip install {distribution}`." if distribution else ""
+
+
+async def first_available(offers: Iterable[Offer]) -> str:
+    """Return the name of an offer that can be used right now, or `""`.
+
+    What says so at once goes before what has to look, such as for a server.
+    """
+    ordered = sorted(
+        (each for each in offers if each.preference is not None and each.available),
+        key=lambda each: (each.preference, each.name),
+    )
+    looking: list[tuple[Offer, Awaitable[bool]]] = []
+    found: dict[str, bool] = {}
+    try:
+        for offer in ordered:
+            said = _asked(offer)
+            if isawaitable(said):
+                looking.append((offer, said))
+            elif said:
+                return offer.name
+
+        async def look(offer: Offer, said: Awaitable[bool]) -> None:
+            with anyio.move_on_after(LOOK_S):
+                try:
+                    found[offer.name] = bool(await said)
+                except Exception as error:  # noqa: BLE001 - the others may be there
+                    _report(offer, error)
+
+        async with anyio.create_task_group() as tasks:
+            for offer, said in looking:
+                tasks.start_soon(look, offer, said)
+    finally:
+        for offer, said in looking:
+            if offer.name not in found and iscoroutine(said):
+                said.close()
+    return next((each.name for each in ordered if found.get(each.name)), "")
+
+
+def _asked(offer: Offer) -> bool | Awaitable[bool]:
+    try:
+        return offer.available is not None and offer.available()
+    except Exception as error:  # noqa: BLE001 - the others may be there
+        _report(offer, error)
+        return False
+
+
+def _report(offer: Offer, error: Exception) -> None:
+    _LOG.warning(
+        "plugin %r cannot say whether %s %r is there: %s: %s",
+        offer.plugin,
+        _words(offer.port),
+        offer.name,
+        type(error).__name__,
+        error,
+    )
 
 
 BROUGHT_BY = {

@@ -62,9 +62,11 @@ __all__ = [
     "ModelCharged",
     "ModelReplied",
     "ModelRequested",
+    "ModelSwitched",
     "Noted",
     "OutcomeDecided",
     "Paused",
+    "ReasoningDelta",
     "Reserved",
     "Resumed",
     "Rewound",
@@ -417,7 +419,11 @@ class ModelRequested(Entry):
 
 @record
 class ModelReplied(Entry):
-    """A model answered."""
+    """A model answered.
+
+    Attributes:
+        cached: Whether it is an earlier reply, given again.
+    """
 
     type: ClassVar[str] = "model_replied"
 
@@ -427,6 +433,8 @@ class ModelReplied(Entry):
     cost_usd: Decimal | None
     finish_reason: str
     model: str
+    reasoning: str = ""
+    cached: bool = False
 
     def apply(self, state: RunState) -> None:
         state.messages.append(self.message)
@@ -438,6 +446,30 @@ class ModelReplied(Entry):
         for use in self.message.tool_uses:
             state.know(use.id)
         state.charge(self.usage, self.cost_usd)
+
+
+@record
+class ModelSwitched(Entry):
+    """A request goes to another model, since the first one did not answer it.
+
+    Attributes:
+        from_provider: Who was asked before.
+        provider: Who is asked now.
+        reason: Why, in words.
+        restarts: Whether the answer begins again: what was read of it does not count.
+        kept_chars: How many characters of the answer stand, and are gone on from.
+    """
+
+    type: ClassVar[str] = "model_switched"
+
+    cycle: int
+    from_provider: str
+    from_model: str
+    provider: str
+    model: str
+    reason: str = ""
+    restarts: bool = False
+    kept_chars: int = 0
 
 
 @record
@@ -783,6 +815,25 @@ class TextDelta:
 
 
 @record
+class ReasoningDelta:
+    """A piece of what a model thinks before it answers. It is not kept in the log.
+
+    Attributes:
+        seq: The entry that it follows.
+        index: Its number behind that entry, from 1; texts and reasoning count together.
+    """
+
+    seq: int
+    index: int
+    text: str
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Place in the stream of the run."""
+        return (self.seq, self.index)
+
+
+@record
 class Gap:
     """A slow reader missed some deltas. Entries are never missed.
 
@@ -795,7 +846,7 @@ class Gap:
     missed: int
 
 
-StreamEvent: TypeAlias = Entry | TextDelta | Gap
+StreamEvent: TypeAlias = Entry | TextDelta | ReasoningDelta | Gap
 
 
 def fold(entries: Iterable[Entry]) -> RunState:
@@ -1156,13 +1207,15 @@ class RunLog:
         """Whether the log has a store."""
         return self._keeping is not None
 
-    def publish(self, text: str) -> None:
+    def publish(
+        self, text: str, kind: type[TextDelta | ReasoningDelta] = TextDelta
+    ) -> None:
         """Send a piece of a reply to those who listen."""
         seq = len(self.entries) - 1
         self._deltas = self._deltas + 1 if seq == self._delta_seq else 1
         self._delta_seq = seq
         if self._subscriptions:
-            delta = TextDelta(seq=seq, index=self._deltas, text=text)
+            delta = kind(seq=seq, index=self._deltas, text=text)
             for subscription in self._subscriptions:
                 subscription._push(delta)
 
@@ -1202,7 +1255,7 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._log = log
         self._cursor = max(0, start)
         self._buffer = max(1, buffer)
-        self._deltas: deque[TextDelta] = deque()
+        self._deltas: deque[TextDelta | ReasoningDelta] = deque()
         self._gap: Gap | None = None
         self._signal = anyio.Event()
         self._cancelled = False
@@ -1243,7 +1296,7 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._cursor += 1
         return entries[self._cursor - 1]
 
-    def _push(self, delta: TextDelta) -> None:
+    def _push(self, delta: TextDelta | ReasoningDelta) -> None:
         if len(self._deltas) == self._buffer:
             dropped = self._deltas.popleft()
             first = self._gap.position if self._gap else dropped.position
@@ -1268,6 +1321,7 @@ _TYPES: dict[str, type[Entry]] = {
         MessageAdded,
         ModelRequested,
         ModelReplied,
+        ModelSwitched,
         ModelCharged,
         ToolIntended,
         ToolFinished,

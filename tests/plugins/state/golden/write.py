@@ -55,6 +55,7 @@ from kaizen.runlog import (
     ModelCharged,
     ModelReplied,
     ModelRequested,
+    ModelSwitched,
     Noted,
     OutcomeDecided,
     Paused,
@@ -272,6 +273,17 @@ def every_entry() -> Iterator[Entry]:
     )
     yield CycleFailed(
         seq=29, at=27.0, cycle=2, error="ModelError", arguments=("p", 1, None), message="no"
+    )
+    yield ModelSwitched(
+        seq=30,
+        at=28.0,
+        cycle=2,
+        from_provider="scripted",
+        from_model="m",
+        provider="other",
+        model="n",
+        reason="it broke off",
+        kept_chars=3,
     )
 
 
