@@ -194,6 +194,11 @@ class BaseAgent:
         return self._kernel
 
     @property
+    def grants(self) -> frozenset[str]:
+        """The tools that it may call although their danger level demands a grant."""
+        return self._grants
+
+    @property
     def description(self) -> str:
         """What it does, in a sentence."""
         return self._description or self.signature.instructions.strip().partition("\n")[0]
