@@ -573,6 +573,35 @@ def stop_run(options: Options, /, **given: Any) -> int:
     return _control.stop(options, **given)
 
 
+@front.command()
+@click.argument("provider", required=False)
+@json_option
+@common()
+@click.pass_obj
+def models(options: Options, provider: str | None, as_json: bool) -> int:
+    """List the models that can be used, or those of a PROVIDER.
+
+    With what each reads, how long it may be, and what a million tokens cost.
+    """
+    from kaizen_cli import _models
+
+    return _models.models(options, provider, as_json=as_json)
+
+
+@front.command()
+@json_option
+@common()
+@click.pass_obj
+def doctor(options: Options, as_json: bool) -> int:
+    """Say what is in order here: plugins, providers, the store.
+
+    The exit code is 1 if something is not.
+    """
+    from kaizen_cli import _models
+
+    return _models.doctor(options, as_json=as_json)
+
+
 @front.group(cls=Section)
 @common()
 def plugins() -> None:
