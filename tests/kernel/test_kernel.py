@@ -499,7 +499,7 @@ async def test_an_unknown_name_lists_the_known_and_what_to_install() -> None:
             await kernel.get(Provider, "openai")  # type: ignore[type-abstract]
     assert "provider 'openai' is unknown" in str(caught.value)
     assert "Known: it." in str(caught.value)
-    assert "pip install kaizen-litellm" in str(caught.value)
+    assert "pip install kaizen-direct" in str(caught.value)
 
 
 async def test_nothing_is_opened_before_the_start_or_after_the_stop() -> None:

@@ -244,18 +244,20 @@ def _report(offer: Offer, error: Exception) -> None:
 
 BROUGHT_BY = {
     **{
-        ("Provider", name): "kaizen-litellm"
+        ("Provider", name): "kaizen-direct"
         for name in (
             "anthropic",
             "azure",
-            "cohere",
             "docker",
-            "gemini",
-            "google",
-            "huggingface",
+            "lm_studio",
             "ollama",
             "openai",
+            "vllm",
         )
+    },
+    **{
+        ("Provider", name): "kaizen-litellm"
+        for name in ("cohere", "gemini", "google", "huggingface", "litellm")
     },
     ("Provider", "mock"): "kaizen-offline",
     ("Provider", "offline"): "kaizen-offline",

@@ -1,9 +1,13 @@
-"""The tools as a kernel gives them, and a real server on this machine."""
+"""The tools as a kernel gives them, what confines commands, and a real server."""
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import io
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -68,6 +72,58 @@ def toolbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
             yield Tools(kernel)
 
     return opened
+
+
+LEAST_LANDLOCK = 6
+
+
+@pytest.fixture(scope="session")
+def bubblewrap(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give the path of bubblewrap; where it is not installed, of one unpacked for now."""
+    path = shutil.which("bwrap") or unpacked(tmp_path_factory.mktemp("bubblewrap"))
+    if not path:
+        pytest.skip("bubblewrap is not installed, and apt-get cannot download it")
+    trial = [path, "--unshare-user", "--unshare-net", "--ro-bind", "/", "/", "true"]
+    done = subprocess.run(trial, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"bubblewrap does not work here: {done.stderr.strip()}")
+    return path
+
+
+def unpacked(folder: Path) -> str:
+    """Return the path of bubblewrap from a package that is unpacked but not installed."""
+    try:
+        for command in (["apt-get", "download", "bubblewrap"], ["dpkg", "-x", "", "."]):
+            package = [str(path) for path in folder.glob("*.deb")]
+            words = [word or package[0] for word in command]
+            subprocess.run(words, cwd=folder, capture_output=True, check=True, timeout=50)
+    except (OSError, IndexError, subprocess.SubprocessError):
+        return ""
+    return str(folder / "usr/bin/bwrap")
+
+
+@pytest.fixture(scope="session")
+def landlock() -> int:
+    """Give the version of Landlock that the kernel has."""
+    create = 444
+    version = (
+        ctypes.CDLL(None).syscall(create, None, 0, 1) if sys.platform == "linux" else 0
+    )
+    if version < LEAST_LANDLOCK:
+        pytest.skip(f"the kernel has Landlock {version}, and {LEAST_LANDLOCK} is needed")
+    return int(version)
+
+
+@pytest.fixture
+def confined(request: pytest.FixtureRequest) -> Callable[[str], dict[str, Any]]:
+    """Give what the settings for `bash` need to say for a sandbox, or skip the test."""
+
+    def settings(sandbox: str) -> dict[str, Any]:
+        found = request.getfixturevalue(sandbox) if sandbox != "none" else None
+        more = {"bubblewrap": found} if sandbox == "bubblewrap" else {}
+        return {"sandbox": sandbox, **more}
+
+    return settings
 
 
 class Server:

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from kaizen.agent import BaseAgent
-from kaizen.errors import PluginError
+from kaizen.errors import ConfigurationError, PluginError
 from kaizen.hooks import hookimpl
 from kaizen.kernel import Kernel
 from kaizen.testing import ModelPlugin, ScriptedModel
-from kaizen.tools import DangerLevel, Tool, ToolCall, ToolResult
+from kaizen.tools import DangerLevel, Tool, ToolCall, ToolResult, ToolSpec
 from kaizen_tools import ToolsPlugin, ToolsSettings
 
 pytestmark = pytest.mark.asyncio
@@ -44,22 +44,81 @@ STATED = {
     "http_delete": ("http", "HIGH", "reads writes external idempotent"),
     "fetch_url": ("web", "LOW", "reads external idempotent"),
     "extract_links": ("web", "LOW", "reads external idempotent"),
-    "bash_command": ("system", "HIGH", "reads writes external"),
+    "bash_command": ("system", "HIGH", "reads writes"),
 }
+UNCONFINED = {"bash_command": ("system", "CRITICAL", "reads writes external")}
+
+
+def stated(spec: ToolSpec) -> tuple[str, str, str]:
+    words = ("reads", "writes", "external", "idempotent")
+    said = " ".join(word for word in words if getattr(spec.effect, word))
+    return (spec.category, spec.effect.danger.name, said)
 
 
 async def test_every_tool_says_what_it_does_to_the_world(toolbox: Toolbox) -> None:
-    async with toolbox() as call:
+    async with toolbox(bash={"sandbox": "none"}) as call:
         names = call.kernel.registry.names(Tool)
         specs = {name: (await call.kernel.get(Tool, name)).spec for name in names}
 
-    stated = {}
-    for name, spec in specs.items():
-        effect = spec.effect
-        words = ("reads", "writes", "external", "idempotent")
-        said = " ".join(word for word in words if getattr(effect, word))
-        stated[name] = (spec.category, effect.danger.name, said)
-    assert stated == STATED
+    said = {name: stated(spec) for name, spec in specs.items()}
+    assert said == {**STATED, **UNCONFINED}
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "landlock"])
+async def test_a_command_is_less_of_a_danger_in_a_sandbox(
+    toolbox: Toolbox, confined: Callable[[str], dict[str, Any]], sandbox: str
+) -> None:
+    bash = confined(sandbox)
+
+    async with toolbox(bash=bash) as call:
+        alone = (await call.kernel.get(Tool, "bash_command")).spec
+    async with toolbox(bash={**bash, "network": True}) as call:
+        connected = (await call.kernel.get(Tool, "bash_command")).spec
+
+    assert stated(alone) == STATED["bash_command"]
+    assert stated(connected) == ("system", "HIGH", "reads writes external")
+    assert "It is confined" in alone.description
+    assert "cannot reach the network" in alone.description
+    assert "can reach the network" in connected.description
+
+
+async def test_a_command_that_nothing_confines_says_so_everywhere(
+    toolbox: Toolbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    bash = {"bubblewrap": "/no/bwrap", "shell": "/bin/bash"}
+
+    # A root of everything leaves nothing that could be confined.
+    async with toolbox(bash=bash, roots=["/"]) as call:
+        spec = (await call.kernel.get(Tool, "bash_command")).spec
+        result = await call("bash_command", command="true")
+        (plugin,) = [each.plugin for each in call.kernel.plugins if each.name == "tools"]
+        report = plugin.sandbox
+
+    assert spec.effect.danger is DangerLevel.CRITICAL
+    assert "It is not confined" in spec.description
+    assert result["sandbox"] == "none"
+    assert report.startswith("none: bubblewrap: `/` is a root")
+    assert "bash_command is not confined: bubblewrap: `/` is a root" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("bash", "problem"),
+    [
+        ({"sandbox": "bubblewrap", "bubblewrap": "/no/bwrap"}, "/no/bwrap"),
+        ({"sandbox": "bubblewrap", "bubblewrap": "/bin/true"}, "was not confined"),
+        ({"sandbox": "bubblewrap", "bubblewrap": "pretender"}, "was not confined"),
+    ],
+)
+async def test_a_sandbox_that_is_demanded_and_does_not_work_is_an_error(
+    toolbox: Toolbox, tmp_path: Path, bash: dict[str, Any], problem: str
+) -> None:
+    pretender = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+    (tmp_path / "pretender").write_text(f"#!/bin/sh\n{pretender}\n", encoding="utf-8")
+    (tmp_path / "pretender").chmod(0o755)
+
+    async with toolbox(bash=bash) as call:
+        with pytest.raises(ConfigurationError, match=problem):
+            await call("bash_command", command="true")
 
 
 async def test_every_parameter_is_described_to_the_model(toolbox: Toolbox) -> None:
@@ -107,7 +166,7 @@ async def test_a_granted_command_runs_in_an_agent_and_ends_with_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = {"tools": {"bash": {"grace_s": 0.2}}}
+    settings = {"tools": {"bash": {"grace_s": 0.2, "sandbox": "none"}}}
 
     async with Kernel(
         discover=False,
@@ -156,6 +215,9 @@ async def test_nothing_above_low_runs_without_a_grant(toolbox: Toolbox) -> None:
         {"http": {"user_agent": "a\r\nHost: b"}},
         {"bash": {"env": ["A=B"]}},
         {"bash": {"processes": 0}},
+        {"bash": {"sandbox": "docker"}},
+        *({"bash": {"protected": [name]}} for name in ("", "/a", "a/", "../a", "a/../b")),
+        *({"bash": {"protected": [name]}} for name in (".", "..", "a//b", "a/.", "a\0b")),
     ],
 )
 async def test_settings_that_make_no_sense_are_refused(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +22,46 @@ from kaizen.errors import ToolError
 pytestmark = pytest.mark.anyio
 
 Toolbox: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
+Confined: TypeAlias = Callable[[str], dict[str, Any]]
+Surroundings: TypeAlias = tuple[str, str]
 QUICK = {"grace_s": 0.2}
+UNCONFINED = [("asyncio", "none"), ("trio", "none")]
+CONFINED = [("trio", "landlock"), ("asyncio", "bubblewrap")]
+
+only_without_a_sandbox = pytest.mark.parametrize(
+    "surroundings", UNCONFINED, indirect=True, ids=" ".join
+)
+only_in_a_sandbox = pytest.mark.parametrize(
+    "surroundings", CONFINED, indirect=True, ids=" ".join
+)
+
+
+@pytest.fixture(params=[*UNCONFINED, *CONFINED], ids=" ".join)
+def surroundings(request: pytest.FixtureRequest) -> Surroundings:
+    """Name an event loop and a sandbox; every test runs in all of them."""
+    named: Surroundings = request.param
+    return named
+
+
+@pytest.fixture
+def anyio_backend(surroundings: Surroundings) -> str:
+    return surroundings[0]
+
+
+@pytest.fixture
+def sandbox(surroundings: Surroundings, confined: Confined) -> dict[str, Any]:
+    """Give the settings for a sandbox that protects nothing inside the roots."""
+    return {**confined(surroundings[1]), "protected": []}
+
+
+@pytest.fixture
+def toolbox(toolbox: Toolbox, sandbox: dict[str, Any]) -> Toolbox:
+    """Start a kernel with the tools alone, whose commands run in a sandbox."""
+
+    def opened(**settings: Any) -> AbstractAsyncContextManager[Any]:
+        return toolbox(**{**settings, "bash": {**sandbox, **settings.get("bash", {})}})
+
+    return opened
 
 
 def count_in(folder: Path | str) -> int:
@@ -32,25 +72,33 @@ def exists(path: Path) -> bool:
     return path.exists()
 
 
-def alive(pid: int) -> bool:
-    """Say whether a process runs; one that waits to be reaped by init does not."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+def running(mark: str) -> list[int]:
+    """Return the processes that have a mark in their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes() and path.parent.name != str(os.getpid()):
+                found.append(int(path.parent.name))
+    return found
 
 
-async def pid_from(pipe: Path) -> int:
-    """Wait until a command has written a process id to a named pipe."""
+@pytest.fixture
+def mark() -> str:
+    """Give a time that nobody else sleeps: what sleeps it is known by it."""
+    return f"60.{secrets.randbelow(10**12):012}"
+
+
+async def word_from(pipe: Path) -> str:
+    """Wait until a command has written to a named pipe."""
     with anyio.fail_after(10):
-        text = await run_sync(
+        return await run_sync(
             lambda: pipe.read_text(encoding="utf-8"), abandon_on_cancel=True
         )
-    return int(text)
 
 
-async def test_a_command_gives_exit_code_and_outputs(toolbox: Toolbox) -> None:
+async def test_a_command_gives_exit_code_and_outputs(
+    toolbox: Toolbox, surroundings: Surroundings
+) -> None:
     async with toolbox() as call:
         result = await call("bash_command", command="echo out; echo err >&2; exit 3")
         killed = await call("bash_command", command="kill -KILL $$")
@@ -61,6 +109,7 @@ async def test_a_command_gives_exit_code_and_outputs(toolbox: Toolbox) -> None:
         "stderr": "err\n",
         "truncated": False,
         "timed_out": False,
+        "sandbox": surroundings[1],
     }
     assert killed["exit_code"] == 137
 
@@ -105,13 +154,14 @@ async def test_a_command_sees_a_clean_environment_and_a_home_of_its_own(
 async def test_a_command_inherits_no_descriptor_and_no_input(toolbox: Toolbox) -> None:
     opened = os.open("/etc/hostname", os.O_RDONLY)
     os.set_inheritable(opened, True)
+    command = "for n in {0..99}; do [ -e /dev/fd/$n ] && echo $n; done; cat"
     try:
         async with toolbox() as call:
-            result = await call("bash_command", command="ls /proc/self/fd | wc -l; cat")
+            result = await call("bash_command", command=command)
     finally:
         os.close(opened)
 
-    assert result["stdout"] == "4\n"
+    assert result["stdout"] == "0\n1\n2\n"
 
 
 @pytest.mark.parametrize("command", ["-c", "--version", "-x; echo -"])
@@ -203,51 +253,58 @@ async def test_a_command_may_clean_up_before_it_is_killed(toolbox: Toolbox) -> N
 
 
 ESCAPES = {
-    "in the background": "sleep 60 & echo $! >pid; exit 0",
-    "without a hangup": "nohup sleep 60 >/dev/null 2>&1 & echo $! >pid; exit 0",
-    "in a session of its own": "setsid sh -c 'echo $$ >pid; exec sleep 60' & sleep 60",
-    "as a daemon": "(setsid sh -c '(echo $$ >pid; exec sleep 60) &' &) ; sleep 60",
+    "in the background": "sleep 60 & exit 0",
+    "without a hangup": "nohup sleep 60 >/dev/null 2>&1 & exit 0",
+    "in a session of its own": "setsid sh -c 'echo >pid; exec sleep 60' & sleep 60",
+    "as a daemon": "(setsid sh -c '(exec sleep 60) &' &) ; sleep 60",
     "as a daemon without environment": (
-        "(env -i setsid sh -c 'echo $$ >pid; exec sleep 60' &); sleep 60"
+        "(env -i setsid sh -c '(exec sleep 60) &' &); sleep 60"
     ),
-    "deaf to SIGTERM": "trap '' TERM INT HUP; echo $$ >pid; while :; do sleep 1; done",
-    "stopped": "echo $$ >pid; kill -STOP $$; sleep 60",
-    "behind its supervisor's back": "echo $$ >pid; kill -KILL $PPID; sleep 60",
-    "its supervisor killed": "sleep 60 & echo $! >pid; kill -KILL $PPID; wait",
+    "deaf to SIGTERM": "trap '' TERM INT HUP; echo >pid; while :; do sleep 60; done",
+    "stopped": "echo >pid; kill -STOP $$; sleep 60",
+    "behind its supervisor's back": "kill -KILL $PPID; sleep 60",
+    "its supervisor killed": "sleep 60 & kill -KILL $PPID; wait",
 }
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
 async def test_nothing_that_a_command_starts_outlives_it(
-    toolbox: Toolbox, tmp_path: Path, escape: str
+    toolbox: Toolbox, mark: str, escape: str
 ) -> None:
+    command = ESCAPES[escape].replace("60", mark)
+
     async with toolbox(bash=QUICK) as call:
         with anyio.fail_after(20):
-            await call("bash_command", command=ESCAPES[escape], timeout_s=1)
+            await call("bash_command", command=command, timeout_s=0.7)
+            left = running(mark)
 
-    assert not alive(int((tmp_path / "pid").read_text(encoding="utf-8")))
+    assert left == []
 
 
 @pytest.mark.parametrize(
     "escape", ["in a session of its own", "deaf to SIGTERM", "stopped"]
 )
 async def test_a_command_that_is_cancelled_is_gone(
-    toolbox: Toolbox, tmp_path: Path, escape: str
+    toolbox: Toolbox, tmp_path: Path, mark: str, escape: str
 ) -> None:
     os.mkfifo(tmp_path / "pid")
+    command = ESCAPES[escape].replace("60", mark)
 
     async with toolbox(bash=QUICK) as call:
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(
-                    lambda: call("bash_command", command=ESCAPES[escape], timeout_s=60)
+                    lambda: call("bash_command", command=command, timeout_s=60)
                 )
-                pid = await pid_from(tmp_path / "pid")
-                assert alive(pid)
+                await word_from(tmp_path / "pid")
+                before = running(mark)
                 tasks.cancel_scope.cancel()
+            after = running(mark)
+            zombies_after = zombies()
 
-    assert not alive(pid)
-    assert zombies() == []
+    assert before != []
+    assert after == []
+    assert zombies_after == []
 
 
 def zombies() -> list[int]:
@@ -383,7 +440,7 @@ async def test_what_others_run_gives_a_command_no_room_for_more_processes(
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(run, call)
                 try:
-                    await pid_from(tmp_path / "pid")
+                    await word_from(tmp_path / "pid")
                 finally:
                     ended.set()
                     for each in others:
@@ -393,6 +450,7 @@ async def test_what_others_run_gives_a_command_no_room_for_more_processes(
     assert results[0]["stderr"].endswith("[stopped: it had over 5 processes]")
 
 
+@only_without_a_sandbox
 async def test_the_limits_of_a_command_are_not_those_of_its_supervisor(
     toolbox: Toolbox,
 ) -> None:
@@ -404,6 +462,7 @@ async def test_the_limits_of_a_command_are_not_those_of_its_supervisor(
     assert result["stdout"].encode() == contents(Path("/proc/self/limits"))
 
 
+@only_without_a_sandbox
 async def test_a_supervisor_is_not_ended_by_a_polite_signal(toolbox: Toolbox) -> None:
     command = "kill -TERM $PPID; kill -HUP $PPID; kill -INT $PPID; sleep 0.1; echo done"
 
@@ -414,6 +473,7 @@ async def test_a_supervisor_is_not_ended_by_a_polite_signal(toolbox: Toolbox) ->
     assert result["stderr"] == ""
 
 
+@only_without_a_sandbox
 async def test_a_command_that_kills_its_supervisor_is_told_of(toolbox: Toolbox) -> None:
     async with toolbox() as call:
         result = await call("bash_command", command="kill -KILL $PPID; sleep 20")
@@ -466,31 +526,77 @@ async def test_commands_run_side_by_side(toolbox: Toolbox, tmp_path: Path) -> No
     assert sorted(results) == ["one\n", "two\n"]
 
 
-async def test_commands_end_with_the_program_that_started_them(tmp_path: Path) -> None:
-    program = """
-import anyio, sys
+@only_in_a_sandbox
+async def test_a_command_in_a_sandbox_cannot_end_its_supervisor(toolbox: Toolbox) -> None:
+    command = "kill -KILL $PPID; kill -STOP $PPID; echo still"
+
+    async with toolbox() as call:
+        result = await call("bash_command", command=command)
+
+    assert (result["exit_code"], result["stdout"]) == (0, "still\n")
+
+
+async def test_commands_end_with_the_program_that_started_them(
+    tmp_path: Path, sandbox: dict[str, Any], mark: str
+) -> None:
+    program = f"""
+import anyio
 from kaizen.kernel import Kernel
 from kaizen.tools import Tool
 from kaizen_tools import ToolsPlugin
 
 async def main():
-    options = {"discover": False, "config_file": False, "environ": {}}
-    async with Kernel(plugins=[ToolsPlugin], **options) as kernel:
+    options = {{"discover": False, "config_file": False, "environ": {{}}}}
+    settings = {{"tools": {{"bash": {sandbox!r}}}}}
+    async with Kernel(plugins=[ToolsPlugin], settings=settings, **options) as kernel:
         tool = await kernel.get(Tool, "bash_command")
-        command = "setsid sh -c 'echo $$ >pid; exec sleep 60' & sleep 60"
-        await tool.invoke(tool.validate({"command": command}), None)
+        command = "setsid sh -c 'echo >pid; exec sleep {mark}' & sleep {mark}"
+        await tool.invoke(tool.validate({{"command": command}}), None)
 
 anyio.run(main)
 """
     os.mkfifo(tmp_path / "pid")
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)  # noqa: ASYNC220
+    # The program is not in its own arguments, since they have the mark.
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-"], cwd=tmp_path, stdin=subprocess.PIPE
+    )
     try:
-        pid = await pid_from(tmp_path / "pid")
-        watched = os.pidfd_open(pid)
+        assert process.stdin is not None
+        process.stdin.write(program.encode())
+        process.stdin.close()
+        await word_from(tmp_path / "pid")
+        watched = [os.pidfd_open(pid) for pid in running(mark)]
     finally:
         process.kill()
         process.wait()
 
     with anyio.fail_after(15):
-        await anyio.wait_readable(watched)
-    os.close(watched)
+        for each in watched:
+            await anyio.wait_readable(each)
+            os.close(each)
+    assert watched != []
+
+
+async def test_commands_go_on_after_the_program_that_starts_them_was_killed(
+    toolbox: Toolbox,
+) -> None:
+    async with toolbox() as call:
+        before = await call("bash_command", command="echo before")
+        (spawner,) = children_of(os.getpid())
+        watched = os.pidfd_open(spawner)
+        os.kill(spawner, signal.SIGKILL)
+        with anyio.fail_after(10):
+            await anyio.wait_readable(watched)
+        os.close(watched)
+        after = await call("bash_command", command="echo after")
+
+    assert (before["stdout"], after["stdout"]) == ("before\n", "after\n")
+    assert children_of(os.getpid()) == []
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(word) for word in path.read_text(encoding="utf-8").split()]
+    return found

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaizen.errors import ConfigurationError
 from kaizen.hooks import hookimpl
@@ -15,6 +16,9 @@ from kaizen.registry import Registry
 from kaizen.tools import FunctionTool, Tool
 
 from kaizen_tools._settings import ToolsSettings
+
+if TYPE_CHECKING:
+    from kaizen_tools._roots import Roots
 
 __all__ = ["ToolsPlugin"]
 
@@ -48,7 +52,17 @@ class ToolsPlugin:
         self._settings = settings
         self._directory = Path()
         self._opened: dict[str, FunctionTool] = {}
+        self._roots: Roots | None = None
         self._stack = ExitStack()
+        self._sandbox = ""
+
+    @property
+    def sandbox(self) -> str:
+        """What confines commands: `bubblewrap`, `landlock`, or `none: ` and why.
+
+        Empty until `bash_command` is used for the first time.
+        """
+        return self._sandbox
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
@@ -58,30 +72,46 @@ class ToolsPlugin:
         with ExitStack() as self._stack:
             yield
         self._opened = {}
+        self._roots = None
 
     @hookimpl
     def contribute(self, registry: Registry) -> None:
         # Files are confined by directory descriptors, which only POSIX has.
-        local = {**FILE, **SYSTEM} if os.name == "posix" else {}
-        for name, description in {**local, **WEB}.items():
+        if os.name == "posix":
+            for name, description in SYSTEM.items():
+                registry.add(Tool, name, self._open_shell, description=description)
+        for name, description in {**(FILE if os.name == "posix" else {}), **WEB}.items():
             opening = partial(self._open, name)
             registry.add(Tool, name, opening, description=description)
 
     def _open(self, name: str) -> FunctionTool:
         if name not in self._opened:
-            self._opened.update(self._web() if name in WEB else self._local())
+            self._opened.update(self._web() if name in WEB else self._files())
         return self._opened[name]
 
-    def _local(self) -> Mapping[str, FunctionTool]:
+    def _files(self) -> Mapping[str, FunctionTool]:
         from kaizen_tools._file_tools import FileTools
-        from kaizen_tools._roots import Roots
-        from kaizen_tools._shell import Shell
 
-        settings = self._settings
-        roots = self._stack.enter_context(
-            Roots.opened(settings.roots, directory=self._directory)
-        )
-        return {**FileTools(roots, settings).tools(), **Shell(roots, settings).tools()}
+        return FileTools(self._open_roots(), self._settings).tools()
+
+    @asynccontextmanager
+    async def _open_shell(self) -> AsyncGenerator[FunctionTool]:
+        from kaizen_tools._shell import opened_shell
+
+        roots = self._open_roots()
+        async with opened_shell(roots, self._settings, self._directory) as shell:
+            sandbox = shell.sandbox
+            why = f": {sandbox.problem}" if sandbox.problem else ""
+            self._sandbox = f"{sandbox.backend}{why}"
+            yield shell.tool()
+
+    def _open_roots(self) -> Roots:
+        from kaizen_tools._roots import Roots
+
+        if self._roots is None:
+            opening = Roots.opened(self._settings.roots, directory=self._directory)
+            self._roots = self._stack.enter_context(opening)
+        return self._roots
 
     def _web(self) -> Mapping[str, FunctionTool]:
         from kaizen_tools._http import GuardedClient

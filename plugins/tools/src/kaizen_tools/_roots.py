@@ -19,6 +19,8 @@ from pathlib import Path
 
 from kaizen.errors import ConfigurationError, ToolError
 
+from kaizen_tools._order import RootPath
+
 __all__ = ["Place", "Root", "Roots", "kind_of", "shown_name"]
 
 _MAX_PATH = 4096
@@ -52,6 +54,19 @@ class Root:
     parts: tuple[str, ...]
     real_parts: tuple[str, ...]
     label: str
+
+    @property
+    def path(self) -> str:
+        """Its absolute path without links."""
+        return "/" + "/".join(self.real_parts)
+
+    @property
+    def identity(self) -> RootPath:
+        """Its path, and which directory that has to be; a file may be replaced."""
+        if self.file:
+            return RootPath(path=self.path, file=True)
+        status = os.fstat(self.descriptor)
+        return RootPath(path=self.path, device=status.st_dev, inode=status.st_ino)
 
     def below(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return where an absolute path is from `descriptor`, or `None` if outside."""
@@ -120,6 +135,9 @@ class Roots:
                 stack.callback(os.close, root.descriptor)
                 roots.append(root)
             yield cls(roots, base, open_beneath or find_open_beneath(roots[0].descriptor))
+
+    def __iter__(self) -> Iterator[Root]:
+        return iter(self._roots)
 
     @property
     def labels(self) -> str:

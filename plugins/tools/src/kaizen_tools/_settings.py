@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from kaizen.config import PluginSettings
 from pydantic import ConfigDict, Field, StringConstraints
@@ -24,6 +24,15 @@ PrivateHost = Annotated[
         pattern=r"^([a-z0-9_.-]+|\[[0-9a-f:.]+\]):[0-9]{1,5}$", max_length=300
     ),
 ]
+ProtectedName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([^/\x00.][^/\x00]*|\.[^/\x00.][^/\x00]*|\.\.[^/\x00]+)"
+        r"(/([^/\x00.][^/\x00]*|\.[^/\x00.][^/\x00]*|\.\.[^/\x00]+))*$",
+        max_length=1000,
+    ),
+]
+"""A path below a root, without dots that lead elsewhere."""
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 SKIPPED = (
@@ -40,6 +49,14 @@ SKIPPED = (
     ".pytest_cache",
     ".ruff_cache",
 )
+
+
+PROTECTED = (
+    *(".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir"),
+    *(".kaizen", "kaizen.toml", ".env", ".envrc", ".mcp.json", ".vscode", ".idea"),
+    *(".bashrc", ".bash_profile", ".profile", ".zshrc", ".zshenv", ".ssh"),
+)
+"""What other programs take for configuration, and run what it says."""
 
 
 class HttpSettings(PluginSettings):
@@ -134,6 +151,28 @@ class BashSettings(PluginSettings):
         ge=1_000,
         le=10_000_000_000,
         description="A command that writes more than this is stopped.",
+    )
+    sandbox: Literal["auto", "bubblewrap", "landlock", "none"] = Field(
+        default="auto",
+        description="What confines commands; `auto` takes the first of these that works "
+        "here. Without one, the tool is `CRITICAL` instead of `HIGH`.",
+    )
+    bubblewrap: Path | None = Field(
+        default=None, description="The program bubblewrap; by default `bwrap` in PATH."
+    )
+    network: bool = Field(
+        default=False, description="Whether commands in a sandbox reach the network."
+    )
+    readable: tuple[Path, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="What commands in a sandbox read beside the system and the roots.",
+    )
+    protected: tuple[ProtectedName, ...] = Field(
+        default=PROTECTED,
+        max_length=200,
+        description="Names below each root that commands in a sandbox can only read, "
+        "whether they exist or not.",
     )
     env: tuple[VariableName, ...] = Field(
         default=(),

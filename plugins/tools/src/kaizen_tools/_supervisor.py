@@ -1,85 +1,125 @@
-"""Runs one command, and leaves nothing of it behind. A program of its own.
-
-It is started as `python -I -S _supervisor.py`, with an order and a command: the order is
-`name=value` pairs, as `Order` reads them. It stops the command when its own standard input
-says something or ends: when the program that started it closes it, or is gone.
+"""Runs one command, and leaves nothing of it behind, in a process of its own.
 
 What the command starts stays below this process, wherever it puts itself: an orphan comes
 to the nearest subreaper above. At the end all of them are killed. The limits of the command
-are not those of this process, which has to outlast it.
-
-Every module that is imported here delays every command: `json`, `typing` and `signal` take
-longer than the rest together.
+are not those of this process, which has to outlast it, and neither is its confinement.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import select
+import signal
 import sys
 import time
+
+from kaizen_tools._bubblewrap import Placeholders, arguments
+from kaizen_tools._landlock import confine, refuse_calls
+from kaizen_tools._order import Order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["supervise"]
+
 _PR_SET_CHILD_SUBREAPER = 36
-_SIGKILL, _SIGTERM = 9, 15
-_SIGSTOP = 17 if sys.platform == "darwin" else 19
-_SIG_DFL, _SIG_IGN = 0, 1
-_ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
-_IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _TICK_MS = 50
 _KILL_S = 10.0
 _FREEZES = 20
-_HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - starts faster
+_OF_BUBBLEWRAP = 2
+_NOT_STARTED = 126
+_HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
-class Order:
-    """What the program that starts this one asks for.
+def supervise(control: int, directory: int, outputs: tuple[int, int]) -> None:
+    """Run a command, and report how it ended.
 
-    Attributes:
-        directory: Descriptor of the directory that the command runs in.
-        report: Descriptor to write to, first the command's process id, then its exit code,
-            how many processes are left, and why it was stopped.
-        processes: Most processes of the command.
-        grace_s: Time between SIGTERM and SIGKILL, in seconds.
-        limits: Limits of one process, by the names that `resource` has for them.
+    Args:
+        control: A socket. It gives the order, and says to stop when it says anything more
+            or ends: when the program that gave the order closes it, or is gone. It takes
+            the report: the process ids of this process and of the command; then the exit
+            code, how many processes are left, and why it was stopped.
+        directory: Where it runs.
+        outputs: What it writes to.
     """
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    order = _read_order(control)
+    placeholders = _placeholders(order)
+    try:
+        try:
+            child = _start(order, directory, outputs, placeholders)
+        except OSError as error:
+            os.write(outputs[1], f"the command could not be started: {error}\n".encode())
+            _send_report(control, f"0 0\n{_NOT_STARTED} 0 \n")
+            return
+        for descriptor in (directory, *outputs):
+            os.close(descriptor)
+        _send_report(control, f"{os.getpid()} {child}\n")
+        status, left, stopped = _watch(order, child, control)
+    finally:
+        if placeholders is not None:
+            placeholders.remove()
+    _send_report(control, f"{_exit_code(status)} {left} {stopped}\n")
 
-    def __init__(self, text: str) -> None:
-        pairs = dict(pair.split("=") for pair in text.split())
-        self.directory = int(pairs.pop("directory"))
-        self.report = int(pairs.pop("report"))
-        self.processes = int(pairs.pop("processes"))
-        self.grace_s = float(pairs.pop("grace_s"))
-        self.limits = {name: int(value) for name, value in pairs.items()}
+
+def _placeholders(order: Order) -> Placeholders | None:
+    wanted = order.confinement
+    is_wrapped = wanted is not None and wanted.backend == "bubblewrap"
+    return Placeholders(wanted) if wanted is not None and is_wrapped else None
 
 
-def main() -> None:
-    """Run the command in the arguments, and report how it ended."""
-    order = Order(sys.argv[1])
-    os.set_inheritable(order.directory, False)
-    os.set_inheritable(order.report, False)
-    _become_subreaper()
+def _watch(order: Order, child: int, control: int) -> tuple[int, int, str]:
+    """Wait until a command ends or has to, and end all of it.
+
+    Returns:
+        Its status, how many processes are left, and why it was stopped.
+    """
     _become_urgent()
-    _handle(_ENDING, _SIG_IGN)
-    child = _start(order, sys.argv[2:])
-    os.write(order.report, f"{child}\n".encode())
-    _close_outputs()
-    status, stopped = _wait(child, order.processes)
+    own = _OF_BUBBLEWRAP if _placeholders(order) is not None else 0
+    status, stopped = _wait(child, control, order.processes + own)
     if stopped == "asked" and order.grace_s:
-        status = _let_end(child, order)
+        status = _let_end(child, order, own)
     status, left = _end(child, status)
-    os.write(order.report, f"{_exit_code(status)} {left} {stopped}\n".encode())
+    return status, left, stopped
+
+
+def _read_order(control: int) -> Order:
+    length = b""
+    while not length.endswith(b"\n"):
+        length += _read(control, 1)
+    missing = int(length)
+    pieces = []
+    while missing:
+        pieces.append(_read(control, min(missing, 1 << 16)))
+        missing -= len(pieces[-1])
+    return Order.decoded(b"".join(pieces))
+
+
+def _read(control: int, count: int) -> bytes:
+    piece = os.read(control, count)
+    if not piece:
+        raise EOFError("nobody wants the command any more")
+    return piece
+
+
+def _send_report(control: int, line: str) -> None:
+    try:
+        os.write(control, line.encode())
+    except OSError:  # Who gave the order is gone.
+        return
 
 
 def _become_subreaper() -> None:
     if sys.platform == "linux":
-        import ctypes
-
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -96,37 +136,58 @@ def _become_urgent() -> None:
         return
 
 
-def _handle(numbers: tuple[int, ...], how: int) -> None:
-    """Set what signals do. The module `signal` can do it too, but takes long to import."""
-    import ctypes
-
-    signal = ctypes.CDLL(None).signal
-    signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    signal.restype = ctypes.c_void_p
-    for number in numbers:
-        signal(number, how)
-
-
-def _start(order: Order, command: list[str]) -> int:
+def _start(
+    order: Order,
+    directory: int,
+    outputs: tuple[int, int],
+    placeholders: Placeholders | None,
+) -> int:
     """Start the command in a session of its own, with its limits."""
+    if not os.access(order.command[0], os.X_OK):
+        raise FileNotFoundError(2, "no such program", order.command[0])
+    kept = placeholders.make() if placeholders is not None else ()
+    # What the command leaves behind is to come here, and not before it is started.
+    _become_subreaper()
     child = os.fork()
     if child:
         return child
     try:
         os.setsid()
-        os.fchdir(order.directory)
-        _handle((*_ENDING, *_IGNORED_BY_PYTHON), _SIG_DFL)
+        os.fchdir(directory)
+        for number in (*_ENDING, *_IGNORED_BY_PYTHON):
+            signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(outputs[0], 1)
+        os.dup2(outputs[1], 2)
+        command = _confined(order, kept)
         for name, value in order.limits.items():
             _limit(getattr(resource, name), value)
         if _HAS_PROC:
             # It counts the threads of the user, of whom there are no more than of all; a
             # second line behind the counting here. The kernel does not enforce it on root.
             _limit(resource.RLIMIT_NPROC, _thread_count() + order.processes)
-        os.execve(command[0], command, dict(os.environ))  # noqa: S606
+        os.execve(command[0], command, dict(order.environment))  # noqa: S606
     except BaseException as error:  # noqa: BLE001 - this process is a copy, and ends here
         os.write(2, f"the command could not be started: {error}\n".encode())
-    os._exit(126)
+    os._exit(_NOT_STARTED)
+
+
+def _confined(order: Order, kept: tuple[str, ...]) -> list[str]:
+    """Confine this process if the order wants that, and return what to execute."""
+    wanted = order.confinement
+    if wanted is None:
+        return list(order.command)
+    program = bytes.fromhex(wanted.program_filter)
+    wanted.require_roots()
+    if wanted.backend == "landlock":
+        confine(wanted)
+        refuse_calls(program)
+        return list(order.command)
+    source, sink = os.pipe()
+    os.write(sink, program)
+    os.close(sink)
+    os.set_inheritable(source, True)
+    return [*arguments(wanted, order.directory, kept, source), *order.command]
 
 
 def _limit(kind: int, value: int) -> None:
@@ -136,22 +197,14 @@ def _limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (most, most))
 
 
-def _close_outputs() -> None:
-    """Let nobody but the command hold its outputs open."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-
-
-def _wait(child: int, processes: int) -> tuple[int | None, str]:
+def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
     """Wait until the command ends or has to.
 
     Returns:
         Its status, if it ended by itself; and why it has to be stopped, or `""`.
     """
     poll = select.poll()
-    poll.register(0, select.POLLIN)
+    poll.register(control, select.POLLIN)
     if hasattr(os, "pidfd_open"):
         poll.register(os.pidfd_open(child), select.POLLIN)
     while True:
@@ -159,25 +212,29 @@ def _wait(child: int, processes: int) -> tuple[int | None, str]:
         status, _ = _reap(child)
         if status is not None:
             return status, ""
-        if 0 in ready:
+        if control in ready:
             return None, "asked"
         if _are_over(processes):
             return None, "processes"
 
 
-def _let_end(child: int, order: Order) -> int | None:
+def _let_end(child: int, order: Order, own: int) -> int | None:
     """Ask everything to end, and give it time, but not to multiply.
+
+    Args:
+        own: How many processes belong to bubblewrap. They end when the command does, and
+            take it with them if they end before.
 
     Returns:
         The status of the command, if it ends.
     """
     deadline = time.monotonic() + order.grace_s
-    for process in _descendants():
-        _send(os.kill, process, _SIGTERM)
+    for process in _descendants()[own:]:
+        _send(os.kill, process, signal.SIGTERM)
     if not _HAS_PROC:
-        _send(os.killpg, child, _SIGTERM)
+        _send(os.killpg, child, signal.SIGTERM)
     status, pause = None, 0.001
-    while time.monotonic() < deadline and not _are_over(order.processes):
+    while time.monotonic() < deadline and not _are_over(order.processes + own):
         found, is_all = _reap(child)
         status = found if status is None else status
         if is_all:
@@ -195,7 +252,7 @@ def _end(child: int, status: int | None) -> tuple[int, int]:
     """
     deadline = time.monotonic() + _KILL_S
     if not _HAS_PROC:
-        _send(os.killpg, child, _SIGKILL)
+        _send(os.killpg, child, signal.SIGKILL)
     pause = 0.001
     while True:
         found, is_all = _reap(child)
@@ -205,9 +262,9 @@ def _end(child: int, status: int | None) -> tuple[int, int]:
             return 0x7F00 if status is None else status, left
         if status is None:
             # The whole group in one go, which no fork escapes.
-            _send(os.killpg, child, _SIGKILL)
+            _send(os.killpg, child, signal.SIGKILL)
         for process in _frozen():
-            _send(os.kill, process, _SIGKILL)
+            _send(os.kill, process, signal.SIGKILL)
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
 
@@ -218,7 +275,7 @@ def _frozen() -> set[int]:
     for _ in range(_FREEZES):
         found = set(_descendants())
         for process in found - known:
-            _send(os.kill, process, _SIGSTOP)
+            _send(os.kill, process, signal.SIGSTOP)
         if found <= known:
             break
         known |= found
@@ -312,8 +369,3 @@ def _exit_code(status: int) -> int:
     """Return an exit code as shells count: 128 and the number of the signal."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-if __name__ == "__main__":
-    main()
-    os._exit(0)
