@@ -10,7 +10,7 @@ from kaizen import BaseAgent, Kernel, ToolUse, tool
 STOCK = {"apples": 12, "pears": 3}
 
 
-@tool(danger="low")
+@tool(danger="safe")
 async def count(item: str) -> int:
     """Say how many of an item there are.
 

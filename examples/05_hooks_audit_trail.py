@@ -57,7 +57,7 @@ class AuditPlugin:
         self._record("ended", event, failed=event.error is not None)
 
 
-@tool(danger="low")
+@tool(danger="safe")
 async def tide(port: str) -> str:
     """Say when the tide is high."""
     return f"High tide in {port} at 14:20."

@@ -29,7 +29,7 @@ async def main() -> None:
     """Run an editor that asks a researcher, then stop one in the middle of its work."""
     working = anyio.Event()
 
-    @tool(danger="low")
+    @tool(danger="safe")
     async def search(words: str) -> str:
         """Look something up; the second time it takes for ever."""
         if words == "everything":
@@ -45,7 +45,7 @@ async def main() -> None:
             "everything": agent(kernel, "patient", endless, tools=[search]),
         }
 
-        @tool(danger="low")
+        @tool(danger="safe")
         async def research(subject: str) -> str:
             """Let another agent find something out."""
             result = await researchers[subject].run(task=subject)

@@ -8,7 +8,7 @@ import trio
 from kaizen import BaseAgent, Kernel, tool
 
 
-@tool(danger="low")
+@tool(danger="safe")
 async def fetch(page: str) -> str:
     """Read a page; one of them never comes."""
     if page == "slow":

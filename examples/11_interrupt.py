@@ -21,7 +21,7 @@ async def stop(kernel: Kernel, mode: InterruptMode) -> None:
     """Interrupt an agent that would count for ever."""
     counting = anyio.Event()
 
-    @tool(danger="low")
+    @tool(danger="safe")
     async def count(number: int) -> str:
         """Count, slowly."""
         counting.set()
