@@ -1,0 +1,34 @@
+"""Tasks beside a block of code, that end with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+__all__ = ["company"]
+
+
+@asynccontextmanager
+async def company() -> AsyncGenerator[TaskGroup]:
+    """Give a task group whose tasks are cancelled when the `async with` block is left.
+
+    What the block raises leaves it as it is, and not as part of a group; only cancellation
+    passes through the task group, which has to see it.
+    """
+    error: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as raised:  # noqa: BLE001 - raised again below
+            error = raised
+        tasks.cancel_scope.cancel()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error
