@@ -52,8 +52,14 @@ async def test_nothing_else_is_drawn_while_a_question_is_open() -> None:
         answer = await channel.ask(question("Which?"))
         await channel.progress("half", percentage=50)
 
+        shown: list[str] = []
+        channel.tell = shown.append  # type: ignore[attr-defined]
+        await channel.progress("nearly", percentage=99.6)
+        await channel.progress("done")
+
     assert (answer.text, seen, drawn) == ("tea", [False], [True])
     assert prompts.channel.told == [("half", 50)]
+    assert shown == ["100 % nearly", "done"]
 
 
 async def test_without_a_plugin_that_asks_the_error_names_it() -> None:

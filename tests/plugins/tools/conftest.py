@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import parse_qs, urlsplit
 
+import httpcore
 import pytest
 from kaizen.kernel import Kernel
 from kaizen.run import Run
 from kaizen.testing import ModelPlugin, ScriptedModel
 from kaizen.tools import Tool, ToolContext
-from kaizen_tools import ToolsPlugin
+from kaizen_tools import HttpSettings, ToolsPlugin, ToolsSettings
+from kaizen_tools._http import GuardedClient
+from kaizen_tools._web_tools import WebTools
+
+from tests.plugins.tools.addresses import Names
 
 Toolbox: TypeAlias = Callable[..., AbstractAsyncContextManager["Tools"]]
+Client: TypeAlias = Callable[..., Callable[..., Any]]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -72,6 +78,32 @@ def toolbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
             yield Tools(kernel)
 
     return opened
+
+
+@pytest.fixture
+def client(call: Callable[..., Any]) -> Client:
+    """The web tools with names of our own."""
+
+    def make(names: Names | None = None, **settings: Any) -> Callable[..., Any]:
+        http = HttpSettings(**settings)
+        guarded = GuardedClient(http, resolve=names or Names())
+        tools = WebTools(guarded, ToolsSettings(http=http)).tools()
+        return lambda name, **arguments: call(tools[name], **arguments)
+
+    return make
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where connections would go; none is made."""
+    tried: list[str] = []
+
+    async def connect(self: Any, host: str, port: int, **_: Any) -> Any:
+        tried.append(host)
+        raise httpcore.ConnectError("no network in tests")
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
+    return tried
 
 
 LEAST_LANDLOCK = 6

@@ -4,76 +4,28 @@ from __future__ import annotations
 
 import gzip
 import ipaddress
-import itertools
 import json
 import ssl
 import tracemalloc
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import anyio
-import httpcore
 import pytest
 from anyio.streams.tls import TLSListener
 from kaizen.errors import ToolError
-from kaizen_tools import HttpSettings, ToolsSettings
-from kaizen_tools._http import GuardedClient
 from kaizen_tools._urls import is_public, parse_url
-from kaizen_tools._web_tools import WebTools
+
+from tests.plugins.tools.addresses import INTERNAL, INTERNAL_6, PUBLIC, Names
 
 pytestmark = pytest.mark.asyncio
 
 Toolbox: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
 Client: TypeAlias = Callable[..., Callable[..., Any]]
 TLS = Path(__file__).parent / "tls"
-PUBLIC = "93.184.216.34"
-
-
-class Names:
-    """A name server of our own: each name has answers that it gives one after another."""
-
-    def __init__(self, **answers: Sequence[str | Sequence[str]]) -> None:
-        self.asked: list[str] = []
-        self._answers = {
-            name.replace("_", "."): itertools.cycle(given)
-            for name, given in answers.items()
-        }
-
-    async def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append(host)
-        if host not in self._answers:
-            return []
-        answer = next(self._answers[host])
-        return [answer] if isinstance(answer, str) else list(answer)
-
-
-@pytest.fixture
-def client(call: Callable[..., Any]) -> Client:
-    """The web tools with names of our own."""
-
-    def make(names: Names | None = None, **settings: Any) -> Callable[..., Any]:
-        http = HttpSettings(**settings)
-        guarded = GuardedClient(http, resolve=names or Names())
-        tools = WebTools(guarded, ToolsSettings(http=http)).tools()
-        return lambda name, **arguments: call(tools[name], **arguments)
-
-    return make
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Where connections would go; none is made."""
-    tried: list[str] = []
-
-    async def connect(self: Any, host: str, port: int, **_: Any) -> Any:
-        tried.append(host)
-        raise httpcore.ConnectError("no network in tests")
-
-    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
-    return tried
 
 
 async def test_a_get_gives_status_headers_body_and_url(
@@ -150,167 +102,6 @@ async def test_hosts_are_allowed_and_denied_by_name(
             await call("http_get", url=url)
 
     assert reached == names.asked == ["b.a.com", "b.com"]
-
-
-INTERNAL = [
-    *("127.0.0.1", "127.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.254", "192.168.1.1"),
-    *("169.254.169.254", "100.64.0.1", "100.100.100.200", "0.0.0.0", "255.255.255.255"),
-    *("224.0.0.1", "192.0.0.192", "198.18.0.1", "168.63.129.16", "240.0.0.1", "192.0.2.1"),
-]
-INTERNAL_6 = [
-    *("::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1"),
-    *("2001:db8::1", "2001::1", "2002:7f00:1::", "64:ff9b:1::1", "100::1", "3fff::1"),
-]
-
-
-def spelled(address: str) -> Iterator[str]:
-    """Give the ways in which people have written an IPv4 address into a URL."""
-    a, b, c, d = (int(part) for part in address.split("."))
-    number = (a << 24) | (b << 16) | (c << 8) | d
-    yield from (address, f"{address}.", str(number), hex(number), oct(number)[1:])
-    yield from (
-        f"0{number:o}",
-        f"{number}.",
-        f"0x{number:08X}",
-        f"{a}.{number & 0xFFFFFF}",
-    )
-    yield from (
-        f"{a}.{b}.{(c << 8) | d}",
-        f"{a:#x}.{b:#x}.{c:#x}.{d:#x}",
-        f"{a:#x}.{b}.{c}.{d}",
-    )
-    yield from (f"0{a:o}.0{b:o}.0{c:o}.0{d:o}", f"{a:03d}.{b:03d}.{c:03d}.{d:03d}")
-    yield from (
-        address.replace(".", "。"),
-        address.replace(".", "．"),
-        address.replace(".", "%2e"),
-    )
-    yield address.translate({ord(str(digit)): 0xFF10 + digit for digit in range(10)})
-    yield address.translate({ord(str(digit)): 0x2460 + digit - 1 for digit in range(1, 10)})
-    yield "".join(f"%{ord(each):02x}" for each in address)
-    packed = ipaddress.IPv4Address(address).packed.hex()
-    high, low = packed[:4], packed[4:]
-    yield from (f"[::ffff:{address}]", f"[::ffff:{high}:{low}]", f"[::{address}]")
-    yield from (f"[64:ff9b::{address}]", f"[2002:{high}:{low}::1]", f"[2001::{high}:{low}]")
-    yield from (f"[2607:f8b0::5efe:{address}]", f"[0:0:0:0:0:FFFF:{address}]")
-    yield from (f"[::ffff:0:{address}]", f"[::ffff:{address}%25eth0]", "[::1%lo]")
-    yield from (f"user@{address}", f"example.com@{address}", f"{address}:80@example.com")
-    yield from (f"example.com\\@{address}", f"{address}\\.example.com", f"\t{address}")
-    yield from (
-        f"{address}\n",
-        f"exa\r\nmple.com@{address}",
-        f" {address}",
-        f"{address}\x00",
-    )
-
-
-def hostile_urls() -> list[str]:
-    hosts = [host for address in INTERNAL for host in spelled(address)]
-    hosts += [f"[{address}]" for address in INTERNAL_6]
-    hosts += ["localhost", "LOCALHOST", "localhost.", "metadata.google.internal", "intern"]
-    hosts += ["ⓛⓞⓒⓐⓛⓗⓞⓢⓣ", "a" * 64 + ".com", "-x.com", "x..com", ".com", "", "[::1", "::1"]
-    hosts += ["127.0.0.1.nip.io", "x_y.intern", "xn--zz", "[v1.x]", "[127.0.0.1]", "1", "0"]
-    urls = [f"http://{host}/" for host in hosts]
-    urls += [f"https://{host}:443/x?y" for host in hosts[::3]]
-    schemes = ("file", "gopher", "ftp", "dict", "ldap", "data", "javascript", "unix", "ws")
-    urls += [f"{scheme}://example.com/" for scheme in schemes]
-    urls += [
-        "//example.com/",
-        "example.com",
-        "http:/example.com",
-        "http:example.com",
-        "http://",
-    ]
-    urls += ["http:///example.com", "http://example.com:0/", "http://example.com:99999/"]
-    urls += ["http://example.com:/", "http://example.com:8x/", "http://exa mple.com/"]
-    urls += [
-        "http://example.com/\r\nHost: x",
-        "http://example.com\u2028/",
-        "http://\ufeffa.com/",
-    ]
-    urls += [
-        "http://example.com/" + "a" * 9_000,
-        "ht\ntp://example.com",
-        "http://%31%32.com/",
-    ]
-    return urls
-
-
-async def test_no_spelling_of_an_internal_address_is_connected_to(
-    client: Client, connections: list[str]
-) -> None:
-    inside = Names(
-        localhost=["127.0.0.1"],
-        metadata_google_internal=["169.254.169.254"],
-        intern=[[PUBLIC, "10.0.0.1"]],
-        **{"127_0_0_1_nip_io": ["127.0.0.1"], "x__y_intern": ["::ffff:10.0.0.1"]},
-    )
-    call = client(inside)
-    urls = hostile_urls()
-
-    for url in urls:
-        with pytest.raises(ToolError):
-            await call("http_get", url=url)
-
-    assert connections == []
-    assert len(set(urls)) >= 700
-    assert {"localhost", "metadata.google.internal", "intern"} <= set(inside.asked)
-
-
-async def test_no_spelling_of_this_machine_reaches_a_server_that_runs_on_it(
-    toolbox: Toolbox, server: Any
-) -> None:
-    hosts = [*spelled("127.0.0.1"), *spelled("0.0.0.0"), "localhost", "[::1]", "[::]"]
-
-    async with toolbox() as call:
-        for host in hosts:
-            for tool in ("http_get", "fetch_url", "extract_links", "http_post"):
-                with pytest.raises(ToolError):
-                    await call(tool, url=f"http://{host}:{server.port}/hello")
-
-    assert server.requests == []
-
-
-async def test_ordinary_urls_are_connected_to(
-    client: Client, connections: list[str]
-) -> None:
-    paths = ["", "/", "/a/b?c=d&e=%20f#g", "/ü?q=日本", "/a;b=c,d/~e/(f)/[g]/{h}|i"]
-    hosts = ["example.com", "EXAMPLE.com", "a-b.example.co.uk", "xn--bcher-kva.example"]
-    hosts += ["bücher.example", "1password.com", "a_b.example.com", PUBLIC]
-    hosts += ["[2606:4700:4700::1111]", "[::ffff:93.184.216.34]", "[64:ff9b::5db8:d822]"]
-    urls = [
-        f"{scheme}://{host}{port}{path}"
-        for scheme in ("http", "https")
-        for host in hosts
-        for port in ("", ":8080")
-        for path in paths
-    ]
-
-    class Public(Names):
-        async def __call__(self, host: str, port: int) -> list[str]:
-            return [PUBLIC]
-
-    call = client(Public())
-    for url in urls:
-        with pytest.raises(ToolError, match="could not be reached: no network in tests"):
-            await call("http_get", url=url)
-
-    assert len(connections) == len(urls) >= 200
-
-
-async def test_the_address_that_was_checked_is_the_one_that_is_used(
-    client: Client, connections: list[str]
-) -> None:
-    names = Names(flips_test=[PUBLIC, "127.0.0.1", [PUBLIC, "::1"], "1.1.1.1"])
-    call = client(names)
-
-    for _ in range(1_000):
-        with pytest.raises(ToolError):
-            await call("http_get", url="http://flips.test/")
-
-    assert len(names.asked) == 1_000
-    assert set(connections) == {PUBLIC, "1.1.1.1"}
-    assert len(connections) == 500
 
 
 async def test_a_name_is_looked_up_once_for_a_request_that_succeeds(

@@ -24,10 +24,12 @@ class TerminalChannel:
 
     Attributes:
         hidden: Hides what is drawn for the time of a `with` block.
+        tell: Shows a line beside what is drawn; `None` leaves it to the channel `cli`.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self.hidden: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.tell: Callable[[str], object] | None = None
         self._kernel = kernel
 
     async def ask(self, request: PendingRequest) -> Answer:
@@ -44,9 +46,11 @@ class TerminalChannel:
         run_path: tuple[str, ...] = (),
     ) -> None:
         """Show how far the work is."""
+        if self.tell is not None:
+            self.tell(message if percentage is None else f"{percentage:3.0f} % {message}")
+            return
         channel = await self._asking()
-        with self.hidden():
-            await channel.progress(message, percentage=percentage, run_path=run_path)
+        await channel.progress(message, percentage=percentage, run_path=run_path)
 
     async def _asking(self) -> Channel:
         return await self._kernel.get(Channel, PROMPTS)  # type: ignore[type-abstract]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -215,6 +216,7 @@ class _Conversation:
         channel = terminal_channel(self._agent.kernel) if self._agent.kernel else None
         if channel is not None:
             channel.hidden = progress.hidden
+            channel.tell = partial(progress.say, self._terminal)
         with progress:
             async with self._agent.stream(history=self._history, message=message) as run:
                 self._run = run

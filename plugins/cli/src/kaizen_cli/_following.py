@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -85,6 +86,7 @@ async def follow(
             channel = terminal_channel(run.kernel)
             if channel is not None:
                 channel.hidden = progress.hidden
+                channel.tell = partial(progress.say, terminal)
             begin = len(run.log.entries)
             try:
                 async for event in run:
