@@ -41,6 +41,7 @@ Keep: TypeAlias = Literal["configured", "default", "always", "never"]
 nowhere."""
 
 _TOOLS = "tools"
+_PERMISSIONS = "permissions"
 _STORE = "sqlite"
 _ASKS = "control"
 
@@ -225,12 +226,18 @@ def _enabled(sources: Sources) -> list[str]:
 
 
 def _roots(roots: Sequence[Path], extra: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Return the setting that keeps the file tools inside what the user named."""
+    """Return the settings that keep the file tools inside what the user named.
+
+    Who names a place lets it be read: the plugin that decides about calls learns of it too.
+    To the tools, `.` is all that was named; to that plugin, it is the working directory.
+    """
     names = {point.name for point in entry_points(group="kaizen.plugins")}
     names.update(getattr(each, "name", "") for each in extra)
-    if not roots or _TOOLS not in names:
+    if not roots:
         return {}
-    return {_TOOLS: {"roots": [str(root) for root in roots]}}
+    named = [str(root) for root in roots]
+    settings = {_TOOLS: {"roots": named}, _PERMISSIONS: {"roots": [*named, "."]}}
+    return {name: each for name, each in settings.items() if name in names}
 
 
 class _Notes(logging.Handler):

@@ -1,0 +1,171 @@
+"""Asking a person about one call, and what they may add for the next ones."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio.to_thread
+from kaizen.errors import (
+    ConfigurationError,
+    ControlError,
+    NobodyToAskError,
+    ToolRefusedError,
+)
+from kaizen.run import Run
+from kaizen.tools import DangerLevel, ToolCall, action_digest
+
+from kaizen_permissions._gate import SOURCE, Council
+from kaizen_permissions._policy import Decided, judge
+from kaizen_permissions._rules import PermissionRule
+from kaizen_permissions._subject import Subject
+from kaizen_permissions._types import PermissionType
+from kaizen_permissions._urls import origin
+
+__all__ = ["approved", "offered_rule"]
+
+_LOG = logging.getLogger("kaizen.permissions")
+MAX_COMMENT_CHARS = 2_000
+
+
+async def approved(
+    run: Run, call: ToolCall, decided: Decided, council: Council
+) -> ToolCall:
+    """Ask whether a call may be made, and return it with the approval.
+
+    Raises:
+        ToolRefusedError: It may not, or nobody said so.
+    """
+    rule = await anyio.to_thread.run_sync(offered_rule, call, council)
+    operator = council.operator
+    try:
+        answer = await run.ask(
+            f"May agent {run.agent_id!r} call {call.name!r}?",
+            kind="approval",
+            details=_details(run, call, decided, rule),
+            expires_s=operator.expires_s if operator else None,
+            action_digest=action_digest(call, run.principal),
+        )
+    except NobodyToAskError:
+        raise _unapproved(call, decided, "there is nobody to ask") from None
+    except ControlError as error:
+        raise _unapproved(call, decided, f"nobody answered: {error.problem}") from error
+    if not answer.approved:
+        raise _unapproved(call, decided, _said_no(answer.text))
+    if answer.always and rule is not None:
+        await _keep(run, rule, council, answer.principal)
+    who = answer.principal or "the user"
+    return call.granted(
+        by=SOURCE, reason=f"{who} approved it"[:500], approval=answer.request_id
+    )
+
+
+def offered_rule(call: ToolCall, council: Council) -> PermissionRule | None:
+    """Return the rule that would spare a person the next such question, if one would.
+
+    It is as narrow as can be: that very command or file, or that very host.
+    """
+    if call.spec.effect.danger >= DangerLevel.CRITICAL:
+        return None
+    subject = council.subject(call)
+    pattern = _pattern(subject)
+    if pattern is None:
+        return None
+    try:
+        rule = PermissionRule(pattern, PermissionType.ALLOW)
+        levels = council.levels(rule)
+        fits = all(judge(each, council.subject(call)).allowed for each in levels)
+    except ConfigurationError:
+        return None
+    return rule if fits else None
+
+
+def _pattern(subject: Subject) -> str | None:
+    shape = subject.shape
+    if shape.takes("command"):
+        return _command_pattern(subject)
+    for kind in ("path", "url"):
+        if not shape.takes(kind):
+            continue
+        readings = subject.readings(kind)
+        if len(readings) != 1 or readings[0] is None:
+            return None
+        if kind == "url":
+            found = origin(readings[0])
+            return None if found is None else f"{subject.name}({found})"
+        path = readings[0].strict[0]
+        shown = subject.place.relative(path) or path
+        return None if set("*?@~") & set(shown) else f"{subject.name}({shown})"
+    assert subject.spec is not None
+    return subject.name if subject.spec.effect.danger <= DangerLevel.MEDIUM else None
+
+
+def _command_pattern(subject: Subject) -> str | None:
+    changing = [
+        each
+        for analysis in subject.commands
+        for each in analysis.invocations
+        if not each.harmless
+    ]
+    if len(changing) != 1 or any("*" in word for word in changing[0].argv):
+        return None
+    words = changing[0].argv
+    if changing[0].path:
+        words = (changing[0].path, *words[1:])
+    return f"{subject.name}({shlex.join(words)})"
+
+
+def _details(
+    run: Run, call: ToolCall, decided: Decided, rule: PermissionRule | None
+) -> dict[str, Any]:
+    effect = call.spec.effect
+    details: dict[str, Any] = {
+        "agent": run.agent_id,
+        "tool": call.name,
+        "description": call.spec.description,
+        "danger": effect.danger.name.lower(),
+        "effect": {
+            "reads": effect.reads,
+            "writes": effect.writes,
+            "external": effect.external,
+            "idempotent": effect.idempotent,
+        },
+        "arguments": dict(call.arguments),
+        "reason": decided.reason,
+    }
+    if rule is not None:
+        details["rule"] = str(rule)
+    return details
+
+
+async def _keep(run: Run, rule: PermissionRule, council: Council, principal: str) -> None:
+    """Add a rule that a person has accepted, where they can see it."""
+    who = principal or "the user"
+    dated = PermissionRule(
+        rule.pattern,
+        rule.permission_type,
+        f"{who} said always on {datetime.now(UTC):%Y-%m-%d}"[:500],
+        rule.priority,
+    )
+    try:
+        where = await council.add(dated)
+    except (OSError, ConfigurationError) as error:
+        _LOG.warning("the rule %r could not be kept: %s", str(dated), error)
+        run.note(SOURCE, "rule_lost", {"rule": str(dated), "problem": str(error)[:500]})
+        return
+    run.note(SOURCE, "rule_added", {"rule": str(dated), "by": who, "kept_in": where})
+
+
+def _said_no(comment: str) -> str:
+    said = comment.strip()[:MAX_COMMENT_CHARS]
+    return f"the user refused and said: {said}" if said else "the user refused"
+
+
+def _unapproved(call: ToolCall, decided: Decided, problem: str) -> ToolRefusedError:
+    return ToolRefusedError(
+        f"this call of tool {call.name!r}",
+        f"needs an approval ({decided.reason}), and {problem}",
+        "Do without it, or in another way that is allowed.",
+    )

@@ -1,0 +1,267 @@
+"""One call, as rules look at it: the paths, URLs and commands that are in its arguments.
+
+What an argument is follows from its name, such as `path`, `url` or `command`, wherever in
+the arguments it stands.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from kaizen.tools import ToolSpec
+
+from kaizen_permissions._paths import Place, Reading
+from kaizen_permissions._urls import read_url
+
+if TYPE_CHECKING:
+    from kaizen_permissions._commands import Analysis
+
+__all__ = ["Kind", "Shape", "Subject", "kind_of"]
+
+Kind: TypeAlias = Literal["path", "url", "command", "text"]
+
+MAX_DEPTH = 32
+MAX_VALUES = 1_000
+_SINGLE = (str, int, float, bool, type(None))
+_PATHS = frozenset(
+    (
+        *("cwd", "dir", "directories", "directory", "dirs", "folder", "folders"),
+        *("file", "filename", "filenames", "filepath", "filepaths", "files"),
+        *("path", "paths", "root", "roots", "new_path", "old_path"),
+        *("dest", "destination", "dst", "source", "src", "target"),
+    )
+)
+_PATH_ENDS = ("_path", "_paths", "_file", "_files", "_dir", "_directory", "_folder")
+_URLS = frozenset(("endpoint", "href", "link", "uri", "uris", "url", "urls"))
+_URL_ENDS = ("_url", "_urls", "_uri", "_uris")
+_COMMANDS = frozenset(("cmd", "command", "commands", "shell_command"))
+
+
+@lru_cache(maxsize=4_096)
+def kind_of(name: str) -> Kind:
+    """Return what an argument of a name is."""
+    plain = name.lower()
+    if plain in _COMMANDS:
+        return "command"
+    if plain in _URLS or plain.endswith(_URL_ENDS):
+        return "url"
+    if plain in _PATHS or plain.endswith(_PATH_ENDS):
+        return "path"
+    return "text"
+
+
+class Shape:
+    """What a tool is called and takes.
+
+    Attributes:
+        arguments: The names of its arguments.
+        kinds: What there is among them.
+    """
+
+    __slots__ = ("arguments", "kinds", "name")
+
+    def __init__(self, name: str, arguments: Iterable[str]) -> None:
+        self.name = name
+        self.arguments = frozenset(arguments)
+        self.kinds: frozenset[Kind] = frozenset(map(kind_of, self.arguments))
+
+    @classmethod
+    def of(
+        cls, name: str, arguments: Mapping[str, Any] | None, spec: ToolSpec | None
+    ) -> Shape:
+        """Return what is known of a tool; without a specification, what a call shows."""
+        if spec is None:
+            return cls(name, map(str, arguments or ()))
+        return cls(name, _property_names(spec.parameters))
+
+    def takes(self, kind: Kind) -> bool:
+        """Whether an argument is of a kind."""
+        return kind in self.kinds
+
+
+class Subject:
+    """One call that is to be decided. What is in its arguments is read once, when needed.
+
+    Attributes:
+        name: The tool.
+        arguments: What it is called with; `None` if only the tool is asked about.
+        spec: What is known of the tool, or `None`.
+        place: Where relative paths begin.
+        may_write: Whether a shell may write a file of the roots with `>`.
+    """
+
+    __slots__ = (
+        "_analysis",
+        "_read",
+        "arguments",
+        "may_write",
+        "name",
+        "place",
+        "shape",
+        "spec",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None,
+        spec: ToolSpec | None,
+        place: Place,
+        shape: Shape | None = None,
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.spec = spec
+        self.place = place
+        self.shape = shape or Shape.of(name, arguments, spec)
+        self.may_write: Callable[[str], bool] = _never
+        self._read: dict[tuple[Kind, str], tuple[Reading | None, ...]] = {}
+        self._analysis: tuple[Analysis, ...] | None = None
+
+    def at(self, place: Place) -> Subject:
+        """Return the same call as it is where relative paths begin elsewhere."""
+        if place is self.place or place == self.place:
+            return self
+        return Subject(self.name, self.arguments, self.spec, place, self.shape)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the tool changes something; one that is not known may."""
+        return self.spec is None or self.spec.effect.writes
+
+    def readings(self, kind: Kind, argument: str = "") -> tuple[Reading | None, ...]:
+        """Return what the arguments of a kind mean; `None` for what cannot be understood.
+
+        Args:
+            kind: What is looked for.
+            argument: Only the argument of this name.
+        """
+        key = (kind, argument)
+        known = self._read.get(key)
+        if known is None:
+            given = self.arguments or {}
+            values = None if argument else _flat(given, kind)
+            if values is None:
+                values = _values(given, kind, argument)
+            known = self._read[key] = tuple(self._reading(kind, each) for each in values)
+        return known
+
+    @property
+    def commands(self) -> tuple[Analysis, ...]:
+        """What each command of the call would run."""
+        if self._analysis is None:
+            from kaizen_permissions._commands import analyse
+
+            cwd = Path(self.place.directory)
+            roots = [Path(each) for each in self.place.roots]
+            self._analysis = tuple(
+                analyse(each, cwd=cwd, roots=roots)
+                for each in _commands(self.arguments or {})
+            )
+        return self._analysis
+
+    def _reading(self, kind: Kind, value: Any) -> Reading | None:
+        if kind == "text":
+            text = _as_text(value)
+            return None if text is None else Reading((text,), (text,))
+        if not isinstance(value, str):
+            return None
+        return self.place.read(value) if kind == "path" else read_url(value)
+
+
+def _commands(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the commands of a call. A list may be several of them, or the words of one.
+
+    What cannot be understood is a NUL, which no shell can.
+    """
+    for value in _named(arguments, "command", 0):
+        leaves = list(_leaves(value, 0))
+        words = [each if isinstance(each, str) else "\0" for each in leaves]
+        yield from (each for each in words if each)
+        if isinstance(value, list | tuple) and len(words) > 1:
+            yield shlex.join(words)
+
+
+def _flat(arguments: Mapping[str, Any], kind: Kind) -> list[Any] | None:
+    """Return the texts of a kind where no argument holds others, as is usual."""
+    found = []
+    for name, value in arguments.items():
+        if not isinstance(value, _SINGLE):
+            return None
+        if kind_of(name) == kind and value is not None and value != "":
+            found.append(value)
+    return found
+
+
+def _values(arguments: Mapping[str, Any], kind: Kind, argument: str) -> list[Any]:
+    """Return the values of the arguments of a kind; `None` among them is not understood."""
+    if argument:
+        if argument not in arguments:
+            return []
+        value = arguments[argument]
+        return [value] if kind == "text" else list(_leaves(value, 0))
+    found: list[Any] = []
+    for value in _named(arguments, kind, 0):
+        found.extend(_leaves(value, 0))
+        if len(found) > MAX_VALUES:
+            return [None]
+    return [each for each in found if each != ""]
+
+
+def _named(value: Any, kind: Kind, depth: int) -> Iterator[Any]:
+    """Yield what stands under names of a kind, however deep."""
+    if depth > MAX_DEPTH:
+        yield None
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if kind_of(str(name)) == kind and each is not None:
+                yield each
+            elif not isinstance(each, _SINGLE):
+                yield from _named(each, kind, depth + 1)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            if not isinstance(each, _SINGLE):
+                yield from _named(each, kind, depth + 1)
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    if depth > MAX_DEPTH:
+        yield None
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each, depth + 1)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _leaves(each, depth + 1)
+    else:
+        yield value if isinstance(value, str) else None
+
+
+def _as_text(value: Any) -> str | None:
+    """Return a value as text: a text as it is, the rest as JSON."""
+    if isinstance(value, str):
+        return value if _is_sound(value) else None
+    from pydantic_core import to_json
+
+    try:
+        return to_json(value).decode()
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_sound(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _property_names(parameters: Mapping[str, Any]) -> Iterator[str]:
+    properties = parameters.get("properties", {})
+    if isinstance(properties, Mapping):
+        yield from map(str, properties)
+
+
+def _never(_path: str) -> bool:
+    return False

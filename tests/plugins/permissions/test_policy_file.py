@@ -1,0 +1,152 @@
+"""Policies in files, and rules that are added to them."""
+
+from __future__ import annotations
+
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from kaizen import Answer, BaseAgent, ConfigurationError
+from kaizen_permissions import PermissionRule
+from kaizen_permissions._policy_file import append_rule, parse_policy, read_policy
+
+from tests.plugins.permissions.conftest import Running
+from tests.plugins.permissions.workbench import ALLOW, DENY, Journal, Person, allow
+
+
+def test_a_file_has_tables_or_lists_of_rules() -> None:
+    text = """
+        ask = ["http_get"]
+        deny = [{ rule = "re:drop_.*", priority = 9 }]
+        [[allow]]
+        rule = "bash_command(pytest *)"
+        reason = "tests are harmless"
+        priority = -3
+    """
+
+    rules = parse_policy(text, "here")
+
+    assert [str(each) for each in rules] == [
+        "allow bash_command(pytest *)",
+        "ask http_get",
+        "deny re:drop_.*",
+    ]
+    assert [each.priority for each in rules] == [-3, 0, 9]
+    assert rules[0].reason == "tests are harmless"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("allow = [", "TOML"),
+        ('alow = ["a"]', "'alow' is unknown"),
+        ("allow = [3]", "allow.0"),
+        ('allow = [{ rule = "a", prio = 1 }]', "prio"),
+        ('allow = [{ rule = "a", priority = 1.5 }]', "priority"),
+        ('allow = ["git_*"]', "wildcard"),
+        ("allow = 'a'", "allow"),
+        ("a=" + "[" * 5_000, "TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_whole(text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        parse_policy(text, "here")
+
+
+def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        read_policy(path)
+    path.write_bytes(b"#" * (1_024 * 1_024 + 1))
+    with pytest.raises(ConfigurationError, match="larger"):
+        read_policy(path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_policy(tmp_path)
+
+
+def test_a_rule_is_added_at_the_end_and_the_rest_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('# ours\n[[deny]]\nrule = "a"\n', encoding="utf-8")
+    rule = PermissionRule('write_file(a"\\b ü.md)', ALLOW, 'said "always"', 7)
+
+    append_rule(path, rule)
+
+    assert path.read_text(encoding="utf-8").startswith('# ours\n[[deny]]\nrule = "a"\n\n')
+    assert read_policy(path) == [rule, PermissionRule("a", DENY)]
+    assert [each.name for each in tmp_path.iterdir()] == ["policy.toml"]
+
+
+def test_a_file_that_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "always.toml"
+
+    append_rule(path, allow("add"))
+
+    assert read_policy(path) == [allow("add")]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_rule_that_would_break_the_file_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('allow = ["a"]\n', encoding="utf-8")
+
+    with pytest.raises(ConfigurationError, match="TOML"):
+        append_rule(path, allow("b"))
+
+    assert path.read_text(encoding="utf-8") == 'allow = ["a"]\n'
+
+
+def test_rules_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: append_rule(path, allow(f"a{number}")), range(40)))
+
+    assert len(tomllib.loads(path.read_text(encoding="utf-8"))["allow"]) == 40
+
+
+@pytest.mark.anyio
+async def test_always_is_kept_in_the_file_and_holds_in_the_next_program(
+    project: Path, running: Running, journal: Journal
+) -> None:
+    person = Person(Answer(approved=True, always=True, principal="ann"))
+
+    for _ in range(2):
+        async with running(remember="always.toml") as kernel:
+            agent = BaseAgent(
+                signature="a -> b",
+                tools=[journal.tools["write_file"]],
+                kernel=kernel,
+                control_protocol=person,
+            )
+            await agent.execute_tool("write_file", {"path": "src/a", "content": ""})
+
+    assert len(person.asked) == 1
+    assert len(journal.calls) == 2
+    (rule,) = read_policy(project / "always.toml")
+    assert str(rule) == "allow write_file(src/a)"
+    assert rule.reason.startswith("ann said always on ")
+
+
+@pytest.mark.anyio
+async def test_a_rule_that_cannot_be_kept_is_noted_and_the_call_is_made_once(
+    project: Path, running: Running, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    person = Person(Answer(approved=True, always=True))
+
+    async with running(remember="always.toml") as kernel:
+        (project / "always.toml").write_text("allow = []\n[[[", encoding="utf-8")
+        agent = BaseAgent(
+            signature="a -> b",
+            tools=[journal.tools["write_file"]],
+            kernel=kernel,
+            control_protocol=person,
+        )
+        first = await agent.execute_tool("write_file", {"path": "src/a", "content": ""})
+        await agent.execute_tool("write_file", {"path": "src/a", "content": ""})
+
+    assert first.success
+    assert len(person.asked) == 2
+    assert "could not be kept" in caplog.text

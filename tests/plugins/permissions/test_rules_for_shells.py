@@ -1,0 +1,171 @@
+"""How rules about commands, files and modes come together for a shell command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kaizen import tool
+from kaizen_permissions import PermissionRule, Policy
+
+from tests.plugins.permissions.workbench import ALLOW, ASK, DENY, Journal, allow, ask, deny
+
+
+def decide(journal: Journal, command: str, *rules: PermissionRule, **options: Any) -> Any:
+    call = journal.call("bash_command", command=command)
+    return Policy(rules, **options).decide(call).type
+
+
+def test_several_rules_allow_a_command_together(project: Path, journal: Journal) -> None:
+    rules = allow("bash_command(pytest *)"), allow("bash_command(ruff *)", 5)
+
+    assert decide(journal, "ruff check && pytest -q | tail -3", *rules) is ALLOW
+    assert decide(journal, "ruff check && pytest -q; make", *rules) is ASK
+    assert decide(journal, "pytest $(make)", *rules) is ASK
+
+
+def test_one_program_that_is_refused_refuses_the_command(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command"), deny("bash_command(rm *)")
+
+    for command in (
+        "rm a",
+        "ls; /bin/rm a",
+        "echo $(rm a)",
+        "env X=1 rm a",
+        "find . -exec rm {} +",
+        "sh -c 'rm a'",
+        r"\rm a",
+        "'r'm a",
+        "ls | xargs rm",
+        "time rm a",
+    ):
+        assert decide(journal, command, *rules) is DENY, command
+    assert decide(journal, "echo rm", *rules) is ALLOW
+
+
+@pytest.mark.parametrize(
+    "command", ["$X", 'eval "$A"', "ls \0", "ls '", "ls\u00a0-l", "python -c 'x' <<E", "("]
+)
+def test_what_cannot_be_understood_asks_whatever_specifiers_allow(
+    command: str, project: Path, journal: Journal
+) -> None:
+    spec = journal.tools["bash_command"].spec
+    rules = allow("bash_command(*)"), allow("bash_command(@reads)")
+
+    decided = Policy(rules).decide("bash_command", {"command": command}, spec=spec)
+
+    assert decided.type is ASK
+
+
+def test_a_whole_tool_that_is_allowed_is_allowed_also_if_it_is_not_understood(
+    project: Path, journal: Journal
+) -> None:
+    assert decide(journal, "$X", allow("bash_command")) is ALLOW
+    assert decide(journal, "$X", allow("bash_command"), deny("bash_command(rm)")) is ASK
+
+
+def test_the_shell_itself_writes_only_where_files_may_be_written(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command(@reads)"), allow("write_file(docs/**)")
+
+    assert decide(journal, "ls src > docs/list", *rules) is ALLOW
+    assert decide(journal, "ls src > src/list", *rules) is ASK
+    assert decide(journal, "ls src > docs/../.env", *rules) is ASK
+    assert decide(journal, "ls src > src/list", *rules, mode="acceptEdits") is ALLOW
+    assert decide(journal, "ls src > ../outside/list", *rules, mode="acceptEdits") is ASK
+    assert decide(journal, "ls src > .git/hooks/x", *rules, mode="acceptEdits") is ASK
+
+
+def test_rules_about_certain_files_hold_for_commands_too(
+    project: Path, journal: Journal
+) -> None:
+    rules = (
+        allow("bash_command"),
+        deny("read_file(secret.key)"),
+        deny("write_file(docs/**)"),
+        ask("delete_file(src/**)"),
+    )
+
+    assert decide(journal, "cat secret.key", *rules) is DENY
+    assert decide(journal, "cat < src/../secret.key", *rules) is DENY
+    assert decide(journal, "cp src/a docs/a", *rules) is DENY
+    assert decide(journal, "ls > docs/list", *rules) is DENY
+    assert decide(journal, "rm src/a", *rules) is ASK
+    assert decide(journal, "cat src/app/main.py", *rules) is ALLOW
+
+
+def test_a_rule_about_a_whole_tool_for_files_says_nothing_of_commands(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command(rm build/a)"), deny("delete_file")
+
+    assert decide(journal, "rm build/a", *rules) is ALLOW
+
+
+def test_in_plan_mode_a_command_may_read(project: Path, journal: Journal) -> None:
+    for command in ("git log", "cat src/app/main.py | head", "ls && wc -l docs/index.md"):
+        assert decide(journal, command, mode="plan") is ALLOW, command
+    for command in ("touch a", "git commit -m x", "ls > a", "$X", "cat /etc/passwd"):
+        assert decide(journal, command, allow("bash_command"), mode="plan") is DENY, command
+
+
+def test_a_specifier_that_is_no_command_asks_about_every_command(
+    project: Path, journal: Journal
+) -> None:
+    assert decide(journal, "make", allow("bash_command(make ')")) is ASK
+    assert decide(journal, "ls", allow("bash_command"), deny("bash_command(rm ')")) is ASK
+
+
+def test_what_only_reads_is_allowed_beside_others_or_by_its_own_rule(
+    project: Path, journal: Journal
+) -> None:
+    pytest_only = allow("bash_command(pytest *)")
+
+    assert decide(journal, "pytest -q | head", pytest_only) is ALLOW
+    assert decide(journal, "head docs/index.md", pytest_only) is ASK
+    assert decide(journal, "git status", allow("bash_command(git status)")) is ALLOW
+    assert decide(journal, "ls", pytest_only, allow("bash_command(@reads)", -1)) is ALLOW
+
+
+def test_a_command_for_another_machine_is_not_known_to_only_read(journal: Journal) -> None:
+    @tool(danger="high", external=True)
+    async def run_there(host: str, command: str) -> str:
+        """Run something on another machine."""
+        return command
+
+    @tool(danger="low", external=True)
+    async def ask_there(command: str) -> str:
+        """Ask another machine."""
+        return command
+
+    plan = Policy(mode="plan")
+    arguments = {"host": "a", "command": "ls"}
+
+    assert plan.decide("run_there", arguments, spec=run_there.spec).type is DENY
+    assert plan.decide("ask_there", {"command": "ls"}, spec=ask_there.spec).type is ASK
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["git", "log"], ASK),  # `log` may be a command of its own
+        (["ls", "-la"], ASK),
+        (["ls", "rm a"], DENY),
+        (["make", "rm a"], DENY),
+        (["rm", "a"], DENY),
+        (["ls"], ALLOW),
+        (["ls", "ls src"], ALLOW),
+        (["ls", 3], ASK),
+    ],
+)
+def test_a_list_may_be_several_commands_or_the_words_of_one(
+    words: list[object], kind: object, project: Path, journal: Journal
+) -> None:
+    spec = journal.tools["bash_command"].spec
+    policy = Policy([allow("bash_command(@reads)"), deny("bash_command(rm *)")])
+
+    assert policy.decide("bash_command", {"command": words}, spec=spec).type is kind
