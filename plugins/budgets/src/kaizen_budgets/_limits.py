@@ -1,0 +1,445 @@
+"""The gate: every call reserves before it is made, and settles after it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from os import urandom
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import anyio
+from kaizen.errors import AgentInterrupted
+from kaizen.hooks import Priority, hookimpl
+from kaizen.messages import Message
+from kaizen.run import current_run
+from kaizen.runlog import Reserved
+
+from kaizen_budgets._accounts import account_of, accounts_of, around
+from kaizen_budgets._amounts import DIMENSIONS, UNLIMITED, Amounts, dollars, told
+from kaizen_budgets._budget import Budget
+from kaizen_budgets._errors import (
+    BudgetExceededError,
+    SoftLimitError,
+    ToolUnaffordableError,
+)
+from kaizen_budgets._memory import MemoryLedger
+from kaizen_budgets._meter import (
+    Meter,
+    close_lost,
+    note_children,
+    note_settled,
+    noted_inside,
+    spent_before,
+    tell_parent,
+)
+from kaizen_budgets._prices import cost_of, cost_of_failure, most_of, price_of
+from kaizen_budgets._stopping import allowed_to_go_on, note_over, stop, warn
+from kaizen_budgets._terms import Terms
+
+if TYPE_CHECKING:
+    from kaizen.hookspecs import AgentLoop, CallNext, ModelCall
+    from kaizen.messages import ModelProfile, ModelReply, ModelRequest
+    from kaizen.operations import Result, RunRequest
+    from kaizen.run import Run
+    from kaizen.tools import ToolCall, ToolResult
+
+    from kaizen_budgets._ledger import Ledger, Reservation, Settlement
+    from kaizen_budgets._prices import Price
+
+__all__ = ["GATES", "Payment", "SpendLimits", "inherited"]
+
+CLEANUP_S = 30.0
+LOOK_S = 0.5
+"""How often who waits looks whether its run was asked to stop."""
+
+_LOG = logging.getLogger("kaizen")
+
+GATES: ContextVar[tuple[SpendLimits, ...]] = ContextVar("kaizen_budgets", default=())
+"""The gates that the code under way spends through."""
+
+_HELD: ContextVar[tuple[Reservation, ...]] = ContextVar("kaizen_budgets_held", default=())
+"""What the code under way and the code around it have reserved: it waits for none of it."""
+
+
+class Payment:
+    """One call that is paid for.
+
+    Attributes:
+        most: What was reserved for it.
+        cost: What it cost, once that is known.
+        made: Whether it was made, as far as that is known, when it fails.
+    """
+
+    __slots__ = ("cost", "made", "most")
+
+    def __init__(self, most: Amounts) -> None:
+        self.most = most
+        self.cost: Amounts | None = None
+        self.made: Amounts | None = None
+
+
+class SpendLimits:
+    """Keeps runs within budgets: a hook for a kernel's plugin, or for one agent.
+
+        BaseAgent(..., hooks=[SpendLimits(Budget(usd="0.50"))])
+
+    Args:
+        budgets: What may be spent. Each needs a name if two are alike.
+        ledger: Where it is counted; by default in memory, for these limits alone.
+        name: Under which its reservations stand in the logs of runs; by default made of
+            the names of the budgets.
+        terms: How it is reckoned; see `Terms`.
+
+    Raises:
+        ValueError: Two budgets have one name.
+    """
+
+    def __init__(
+        self,
+        *budgets: Budget,
+        ledger: Ledger | Callable[[], Awaitable[Ledger]] | None = None,
+        name: str = "",
+        **terms: Any,
+    ) -> None:
+        labels = [each.label for each in budgets]
+        twice = sorted({each for each in labels if labels.count(each) > 1})
+        if twice:
+            raise ValueError(f"two budgets are called {twice[0]!r}: give them a `name`")
+        self.budgets = budgets
+        self.terms = Terms(**terms)
+        self.name = name or f"limits-{crc32(' '.join(labels).encode()):08x}"
+        self._ledger = ledger if ledger is not None else MemoryLedger()
+        self._meters: dict[str, Meter] = {}
+        self._causes: dict[str, BudgetExceededError] = {}
+        self._asking: dict[str, anyio.Lock] = {}
+        self._numbers = itertools.count(1)
+        self._token = urandom(4).hex()
+
+    async def ledger(self) -> Ledger:
+        """Return where it is counted."""
+        if callable(self._ledger):
+            self._ledger = await self._ledger()
+        return self._ledger
+
+    @hookimpl(priority=Priority.CRITICAL)
+    async def wrap_agent_loop(self, request: RunRequest, call_next: AgentLoop) -> Result:
+        """Open the accounts of a run, and count the time that it takes."""
+        if not self.budgets:
+            return await call_next(request)
+        run = current_run()
+        meter = await self._open(run)
+        self._meters[run.id] = meter
+        token = GATES.set(_with(GATES.get(), self))
+        try:
+            async with self._attended(meter):
+                return await call_next(request)
+        except AgentInterrupted as error:
+            if run.id in self._causes:
+                raise error from self._causes[run.id]
+            raise
+        finally:
+            GATES.reset(token)
+            self._causes.pop(run.id, None)
+            del self._meters[run.id]
+            tell_parent(run, meter.total, self.name)
+
+    @hookimpl(priority=Priority.LOWEST)
+    async def wrap_model_call(
+        self, request: ModelRequest, call_next: ModelCall
+    ) -> ModelReply:
+        """Reserve the most that a request can cost, and settle what its reply did."""
+        if not self.budgets:
+            return await call_next(request)
+        run = current_run()
+        profile = run.plan.provider.describe(request.model)
+        if self.terms.tell_model:
+            request = request.with_messages(await self._told(self._meter(run)))
+        request, most, price = self.bound(run, request, profile)
+        async with self.paying(run, most, f"model {request.model or profile.name}") as paid:
+            paid.made = Amounts(requests=1)
+            try:
+                reply = await call_next(request)
+            except Exception as error:
+                paid.cost = cost_of_failure(error, price, most)
+                raise
+            paid.cost = cost_of(reply, price, most)
+        return reply
+
+    @hookimpl(priority=Priority.LOWEST)
+    async def wrap_tool_call(self, call: ToolCall, call_next: CallNext) -> ToolResult:
+        """Reserve what a tool call costs, and settle that if it was made."""
+        if not self.budgets:
+            return await call_next(call)
+        run = current_run()
+        cost = Amounts(usd=self.terms.tool_costs.get(call.name, 0), tool_calls=1)
+        token = GATES.set(_with(GATES.get(), self))
+        try:
+            async with self.paying(
+                run, cost, f"tool {call.name}", refuse=call.cycle == 0
+            ) as paid:
+                try:
+                    result = await call_next(call)
+                finally:
+                    if call.id in run.state.pending:  # it was begun, whatever became of it
+                        paid.cost = cost
+            return result
+        finally:
+            GATES.reset(token)
+
+    @asynccontextmanager
+    async def paying(
+        self,
+        run: Run,
+        most: Amounts,
+        what: str,
+        *,
+        refuse: bool = False,
+        spent: bool = False,
+        durable: bool = False,
+    ) -> AsyncGenerator[Payment]:
+        """Reserve the most that a call can cost, and settle what it did cost.
+
+        If the call fails and nobody said what it cost, what is reserved is given back; if
+        it was cut off, nobody knows, and the terms say what counts.
+
+        Args:
+            run: Who pays.
+            most: What is reserved.
+            what: What it is for, for the log.
+            refuse: Refuse what cannot be paid, and let the run go on.
+            spent: It is spent already: it counts whatever is left.
+            durable: Wait until the log has it, where the kernel will not.
+
+        Raises:
+            AgentInterrupted: There is not enough left, and the run has to stop.
+            ToolUnaffordableError: There is not, and `refuse` is set.
+        """
+        meter = self._meter(run)
+        payment = Payment(most)
+        reservation = await self._reserve(meter, most, refuse=refuse, spent=spent)
+        token = _HELD.set((*_HELD.get(), reservation))
+        try:
+            if durable:
+                await run.settle()
+            if meter.run.id in self._meters:
+                yield payment
+            else:  # a call of tools alone: nobody else attends to it
+                async with self._attended(meter):
+                    yield payment
+        except BaseException as error:
+            if payment.cost is None:
+                payment.cost = self._of_failure(payment, error)
+            raise
+        finally:
+            _HELD.reset(token)
+            await self._settle(meter, reservation, payment.cost, what)
+
+    def _of_failure(self, payment: Payment, error: BaseException) -> Amounts | None:
+        """Return what counts for a call that failed."""
+        if isinstance(error, Exception):
+            return payment.made
+        return payment.most if self.terms.lost == "charge" else payment.made
+
+    def bound(
+        self, run: Run, request: ModelRequest, profile: ModelProfile
+    ) -> tuple[ModelRequest, Amounts, Price]:
+        """Return a request, the most that it can cost, and the price that is for."""
+        limited = self._meter(run).limits_money
+        price = price_of(profile, self.terms, limited=limited)
+        request, most = most_of(request, profile, price, self.terms)
+        return request, most, price
+
+    async def _reserve(
+        self, meter: Meter, most: Amounts, *, refuse: bool, spent: bool
+    ) -> Reservation:
+        run, ledger = meter.run, await self.ledger()
+        until = anyio.current_time() + self.terms.wait_seconds
+        while True:
+            reservation_id = f"{self.name}:{run.id}:{self._token}-{next(self._numbers)}"
+            try:
+                reservation = await self._try(ledger, meter, most, reservation_id, spent)
+                break
+            except SoftLimitError as error:
+                if not await self._may_go_on(meter, error):
+                    raise await self._refused(meter, error, refuse=refuse) from error
+            except BudgetExceededError as error:
+                left_s = until - anyio.current_time()
+                if left_s <= 0 or not _may_come_free(error) or run.interrupted is not None:
+                    raise await self._refused(meter, error, refuse=refuse) from error
+                await ledger.changed(min(left_s, LOOK_S))
+        meter.open.add(reservation_id)
+        if not run.ended:
+            usd = dollars(most.units[0])
+            run.add(Reserved, reservation_id=reservation_id, amount_usd=usd)
+        return reservation
+
+    async def _try(
+        self, ledger: Ledger, meter: Meter, most: Amounts, reservation_id: str, spent: bool
+    ) -> Reservation:
+        try:
+            return await ledger.reserve(
+                meter.accounts,
+                most,
+                reservation_id=reservation_id,
+                lease_s=self.terms.lease_seconds,
+                spent=spent,
+            )
+        except BudgetExceededError:
+            raise
+        except BaseException:  # it may have been made all the same, and nobody will use it
+            with anyio.move_on_after(CLEANUP_S, shield=True):
+                await ledger.release(reservation_id)
+            raise
+
+    async def _settle(
+        self, meter: Meter, reservation: Reservation, cost: Amounts | None, what: str
+    ) -> None:
+        run, ledger = meter.run, await self.ledger()
+        most = reservation.amounts
+        settlement: Settlement | None = None
+        with anyio.move_on_after(CLEANUP_S, shield=True):
+            try:
+                if cost is None:
+                    settlement = await ledger.release(reservation.id)
+                else:
+                    settlement = await ledger.settle(reservation.id, cost)
+            finally:
+                meter.open.discard(reservation.id)
+        spent = cost or Amounts()
+        meter.count(spent)
+        note_settled(run, reservation.id, what, most, spent)
+        if settlement is None:
+            _LOG.error("budget ledger did not settle %s in time", reservation.id)
+            return
+        note_over(run, settlement.over, what)
+        for crossing in settlement.crossings:
+            await warn(run, crossing)
+
+    async def _may_go_on(self, meter: Meter, error: SoftLimitError) -> bool:
+        """Ask once, however many calls wait for the answer."""
+        run, key = meter.run, error.account.key
+        lock = self._asking.setdefault(key, anyio.Lock())
+        async with lock:
+            if run.interrupted is not None:
+                return False
+            try:
+                return await allowed_to_go_on(run, await self.ledger(), error)
+            finally:
+                if not lock.statistics().tasks_waiting:
+                    self._asking.pop(key, None)
+
+    async def _refused(
+        self, meter: Meter, error: BudgetExceededError, *, refuse: bool
+    ) -> Exception:
+        """Return what to raise, after the run was stopped where it has to be."""
+        run = meter.run
+        note = {"account": error.account.label, "dimension": error.dimension}
+        run.note("budgets", "refused", {**note, "why": str(error)[:1_000]})
+        if refuse:
+            return ToolUnaffordableError(error.subject, error.problem, error.remedy)
+        if run.interrupted is not None:
+            return AgentInterrupted(run.interrupted, run.id)
+        interrupted = await stop(run, error, self.budgets)
+        for each in run.path:
+            if each.interrupted is not None and each.id in self._meters:
+                self._causes[each.id] = error
+        return interrupted
+
+    def _meter(self, run: Run) -> Meter:
+        """Return the meter of a run; a call of tools alone has one for each call."""
+        known = self._meters.get(run.id)
+        if known is not None:
+            return known
+        known_around = (self._meters.get(each.id) for each in around(run))
+        parent = next((each for each in known_around if each is not None), None)
+        return Meter(run, accounts_of(run, self.budgets), parent)
+
+    async def _open(self, run: Run) -> Meter:
+        """Return the meter of a run that begins or goes on.
+
+        What a run spent before it was resumed is in its log; a ledger that does not know
+        the run learns it from there.
+        """
+        meter = self._meter(run)
+        if run.past is None:
+            return meter
+        ledger = await self.ledger()
+        await close_lost(run, ledger, self.name, self.terms.lost)
+        await note_children(run, self.name)
+        before = meter.total = spent_before(run.log.entries, self.name)
+        keys = {account_of(run, each).key for each in self.budgets if each.ends_with_run}
+        own = [each for each in meter.accounts if each.key in keys]
+        if not own or not before or await ledger.knows(own[0]):
+            return meter
+        for account in own:
+            await ledger.record(account, before)
+        if run.parent is not None and meter.parent is not None:
+            missing = before.beyond(noted_inside(run.parent, run.id, self.name))
+            meter.parent.count(missing)
+            for account in meter.accounts:
+                if missing and account.budget.ends_with_run and account.key not in keys:
+                    await ledger.record(account, missing)
+        return meter
+
+    async def _told(self, meter: Meter) -> Message:
+        """Return what a model is told of what is left."""
+        ledger = await self.ledger()
+        least: dict[int, int] = {}
+        for account in meter.accounts:
+            balance = await ledger.balance(account)
+            for place, name in enumerate(DIMENSIONS):
+                left = balance.left(name)
+                if left is not None and account.limits[place] < UNLIMITED:
+                    least[place] = min(left, least.get(place, UNLIMITED))
+        words = ", ".join(told(place, max(0, left)) for place, left in least.items())
+        text = f"[Budget: {words} left for this task. Spend it accordingly.]"
+        return Message(role="user", content=text, origin="budgets")
+
+    @asynccontextmanager
+    async def _attended(self, meter: Meter) -> AsyncGenerator[None]:
+        """Renew the reservations of a run and count its time, where that is needed."""
+        ledger = await self.ledger()
+        if not ledger.leases and not meter.timed:
+            yield
+            return
+        from kaizen_budgets._attendant import attended
+
+        lease_s = self.terms.lease_seconds
+        async with attended(ledger, meter, lease_s=lease_s, name=self.name):
+            yield
+
+
+def inherited(run: Run) -> tuple[SpendLimits, ...]:
+    """Return the limits around a run that its own agent does not have.
+
+    What belongs to one agent alone holds for the runs inside its runs too.
+    """
+    held = [each.id for each in _HELD.get()]
+    return tuple(
+        gate
+        for gate in GATES.get()
+        if run.id not in gate._meters
+        and not any(each.startswith(f"{gate.name}:{run.id}:") for each in held)
+    )
+
+
+def _with(gates: tuple[SpendLimits, ...], gate: SpendLimits) -> tuple[SpendLimits, ...]:
+    return gates if gate in gates else (*gates, gate)
+
+
+def _may_come_free(error: BudgetExceededError) -> bool:
+    """Whether others hold so much that the call fits once they have given it back.
+
+    What the code around the call holds does not come free before the call has ended.
+    """
+    short = error.shortage
+    mine = sum(
+        each.units[short.place]
+        for each in _HELD.get()
+        if any(account.key == error.account.key for account in each.accounts)
+    )
+    return short.spent + mine + short.wanted <= short.limit and short.reserved > mine
