@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -10,8 +11,13 @@ from kaizen import (
     BaseAgent,
     InterruptMode,
     InterruptSignal,
+    ModelCall,
     ModelError,
+    ModelProfile,
     ModelReply,
+    ModelRequest,
+    Provider,
+    hookimpl,
     tool,
 )
 from kaizen.runlog import Noted, Reserved, Settled
@@ -133,14 +139,43 @@ async def test_what_was_charged_above_the_most_counts_and_stops_the_next_call(
     assert "over" in kinds
 
 
+async def test_a_request_to_another_provider_is_reckoned_at_its_price(
+    running: Running, priced: PricedModel
+) -> None:
+    class Dear(PricedModel):
+        def describe(self, model: str) -> ModelProfile:
+            price = Decimal(1_000_000)
+            return replace(
+                super().describe(model),
+                input_usd_per_million=price,
+                output_usd_per_million=price,
+            )
+
+    class Switching:
+        name = "switching"
+
+        @hookimpl
+        async def wrap_model_call(
+            self, request: ModelRequest, call_next: ModelCall
+        ) -> ModelReply:
+            return await call_next(replace(request, provider="dear"))
+
+    limits = {"all": {"usd": "1", "scope": "kernel"}}
+    async with running(limits=limits) as kernel:
+        kernel.registry.add(Provider, "dear", Dear())
+        agent = answering(kernel, hooks=[Switching()])
+        with pytest.raises(AgentInterrupted, match="budget"):
+            await agent.run(question="?")
+
+    assert not priced.requests
+
+
 async def test_what_a_failed_attempt_consumed_is_settled(
     running: Running, priced: PricedModel
 ) -> None:
-    class Half(ModelError):
-        usage = used(1_000)
-        cost_usd = Decimal("0.003")
-
-    priced.say(Half("priced", "broke off"), ModelError("priced", "refused"), "yes")
+    half = ModelError("priced", "broke off")
+    half.partial = ModelReply(text="y", usage=used(1_000), cost_usd=Decimal("0.003"))
+    priced.say(half, ModelError("priced", "refused"), "yes")
     limits = {"all": {"usd": "1", "requests": 10, "scope": "kernel"}}
     async with running(limits=limits) as kernel:
         for _ in range(2):

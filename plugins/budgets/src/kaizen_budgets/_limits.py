@@ -15,6 +15,7 @@ import anyio
 from kaizen.errors import AgentInterrupted
 from kaizen.hooks import Priority, hookimpl
 from kaizen.messages import Message
+from kaizen.ports import Provider
 from kaizen.run import current_run
 from kaizen.runlog import Reserved
 
@@ -155,7 +156,7 @@ class SpendLimits:
         if not self.budgets:
             return await call_next(request)
         run = current_run()
-        profile = run.plan.provider.describe(request.model)
+        profile = await _profile(run, request)
         if self.terms.tell_model:
             request = request.with_messages(await self._told(self._meter(run)))
         request, most, price = self.bound(run, request, profile)
@@ -443,3 +444,11 @@ def _may_come_free(error: BudgetExceededError) -> bool:
         if any(account.key == error.account.key for account in each.accounts)
     )
     return short.spent + mine + short.wanted <= short.limit and short.reserved > mine
+
+
+async def _profile(run: Run, request: ModelRequest) -> ModelProfile:
+    """Return what is said of the model that is really asked, be it another provider's."""
+    provider = run.plan.provider
+    if request.provider and request.provider != run.plan.provider_name:
+        provider = await run.kernel.get(Provider, request.provider)  # type: ignore[type-abstract]
+    return provider.describe(request.model)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from kaizen.errors import ModelError
 from kaizen.messages import Message, ModelProfile, ModelReply, ModelRequest, Usage
 from pydantic_core import to_json
 
@@ -120,6 +121,7 @@ def most_of(
 
 def _tokens(request: ModelRequest, terms: Terms) -> int:
     tokens = sum(_of_message(each, terms) for each in request.messages)
+    tokens += _bytes(request.prefix)
     if request.tools:
         tokens += TOOLING_TOKENS + _of_tools(request.tools)
     if request.output is not None:
@@ -176,8 +178,7 @@ def cost_of(reply: ModelReply, price: Price, most: Amounts) -> Amounts:
 
 def cost_of_failure(error: Exception, price: Price, most: Amounts) -> Amounts | None:
     """Return what a failed request cost, if its provider says so with the error."""
-    usage, cost = getattr(error, "usage", None), getattr(error, "cost_usd", None)
-    if not isinstance(usage, Usage) and not isinstance(cost, Decimal):
+    partial = error.partial if isinstance(error, ModelError) else None
+    if partial is None or (partial.usage == Usage() and partial.cost_usd is None):
         return None
-    used = usage if isinstance(usage, Usage) else Usage()
-    return cost_of(ModelReply(usage=used, cost_usd=cost), price, most)
+    return cost_of(partial, price, most)
