@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=worksteal"]
+FEWER = {"KAIZEN_TRIALS": "100"}
+"""What is proved by a thousand trials elsewhere is tried a hundred times."""
 SOURCES = ["kernel/src", *(f"plugins/{name}/src" for name in PLUGINS)]
 
 nox.options.sessions = ["lint", "types", "imports", "docs", "alone", "tests"]
@@ -96,11 +98,13 @@ def alone(session: nox.Session) -> None:
     kernel = wheels["kaizen-kernel"]
 
     programs = install(session, folder / "kernel", [kernel])
-    session.run(programs / "pytest", *SIDE_BY_SIDE, "tests/kernel", external=True)
+    pytest = (programs / "pytest", *SIDE_BY_SIDE)
+    session.run(*pytest, "tests/kernel", external=True)
     for name in PLUGINS:
         programs = install(session, folder / name, [kernel, wheels[f"kaizen-{name}"]])
         tests = f"tests/plugins/{name}"
-        session.run(programs / "pytest", *SIDE_BY_SIDE, tests, external=True)
+        pytest = (programs / "pytest", *SIDE_BY_SIDE)
+        session.run(*pytest, tests, external=True, env=FEWER)
 
     # As users install it: the command is there and answers.
     names = ["kaizen", *default_distributions()]
@@ -115,8 +119,10 @@ def tests(session: nox.Session) -> None:
     One that is not installed is reported as skipped at the end; where `CI` is set, as a
     failure.
     """
-    sync(session, "--all-packages", "--all-extras", "--group=test")
-    session.run("pytest", *SIDE_BY_SIDE, *session.posargs)
+    groups = ["--group=test", "--group=clients", "--group=inference"]
+    sync(session, "--all-packages", "--all-extras", *groups)
+    env = {} if session.python == PYTHONS[0] else FEWER
+    session.run("pytest", *SIDE_BY_SIDE, *session.posargs, env=env)
 
 
 @nox.session

@@ -140,7 +140,7 @@ class Kernel:
     def _reset(self) -> None:
         self.config = KaizenConfig()
         version = self.hooks.version + 1
-        self.hooks = HookManager(trace=self._environment().get("KAIZEN_TRACE_HOOKS") == "1")
+        self.hooks = HookManager(trace=self.environ.get("KAIZEN_TRACE_HOOKS") == "1")
         self.hooks.version = version  # goes on, so that agents notice the new start
         self.registry = Registry()
         self.plugins: tuple[PluginInfo, ...] = ()
@@ -320,11 +320,13 @@ class Kernel:
             "Use it inside `async with Kernel() as kernel:`.",
         )
 
-    def _environment(self) -> Mapping[str, str]:
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment that it was given, or that of the process."""
         return os.environ if self._environ is None else self._environ
 
     def _sources(self) -> Sources:
-        environ = self._environment()
+        environ = self.environ
         path: str | Path | None = None
         if self._config_file is not False:
             named = self._config_file or environ.get("KAIZEN_CONFIG")
