@@ -402,3 +402,20 @@ def test_errors_of_models_say_by_their_kind_whether_to_try_again() -> None:
 def test_a_provider_says_by_its_profile_whether_a_model_calls_tools() -> None:
     assert Named("x").supports_tools()
     assert Message(role="user", content="x").provider_data is None
+
+
+async def test_a_stream_that_ends_without_a_reply_has_broken_off() -> None:
+    class Silent(Named):
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            yield ModelDelta(text="half")
+
+    plain = Offering("plain", silent={})
+    plain.providers["silent"] = Silent("silent")
+
+    with pytest.raises(ModelConnectionError, match="without a reply") as caught:
+        await answer_of(plain, config={"llm_provider": "silent", "stream": True})
+
+    assert caught.value.retryable
+    assert caught.value.partial == ModelReply(text="half")

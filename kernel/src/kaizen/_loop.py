@@ -23,6 +23,7 @@ from kaizen.errors import (
     ClaimLostError,
     GracefulTimeoutError,
     KaizenError,
+    ModelConnectionError,
     ModelError,
     OutcomeUnknownError,
     RunError,
@@ -663,14 +664,14 @@ async def _stream(
             if piece.text:
                 log.publish(piece.text)
                 read.append(piece.text)
+        if reply is None:
+            raise ModelConnectionError(name, "ended its stream without a reply")
     except ModelError as error:
         error.partial = replace(error.partial or ModelReply(), text="".join(read))
         raise
     finally:
         with CancelScope(shield=True, deadline=anyio.current_time() + CLEANUP_S):
             await stream.aclose()
-    if reply is None:
-        raise RunError(f"provider {name!r}", "ended its stream without a reply")
     return reply
 
 
