@@ -34,7 +34,12 @@ from kaizen import (
     tool,
 )
 from kaizen.checkpoints import answer, fork, pending_requests, read_log, rewind
-from kaizen.errors import CheckpointSaveError, OutcomeUnknownError
+from kaizen.errors import (
+    CheckpointLoadError,
+    CheckpointSaveError,
+    OutcomeUnknownError,
+)
+from kaizen.ports import StoredEntry
 from kaizen.runlog import Answered, Asked, Marked, Noted, ToolIntended
 from kaizen.testing import (
     Call,
@@ -97,13 +102,15 @@ class Office:
         self.channel = ScriptedChannel(*said)
         self.gate = Gate()
         self.plugins: list[object] = []
+        self.gated = True
+        self.idempotent = False
         self.paid: list[int] = []
         self.fails: BaseException | None = None
         self._lines = lines
 
     @property
     def tools(self) -> list[FunctionTool]:
-        @tool(danger="high")
+        @tool(danger="high", idempotent=self.idempotent)
         def pay(amount: int) -> str:
             """Pay somebody."""
             self.paid.append(amount)
@@ -121,7 +128,7 @@ class Office:
     def kernel(self, *lines: Line, **config: Any) -> Kernel:
         model = ScriptedModel(*(lines or self._lines))
         return Kernel(
-            plugins=[ModelPlugin(model), self.gate, *self.plugins],
+            plugins=[ModelPlugin(model), *([self.gate] * self.gated), *self.plugins],
             discover=False,
             config={"default_provider": "scripted", **config},
             config_file=False,
@@ -537,7 +544,7 @@ async def test_an_approval_that_has_expired_when_the_call_is_made_is_refused(
 
     def dawdle(call: ToolCall) -> ToolCall:
         now = time() + 400_000
-        monkeypatch.setattr("kaizen._loop.time", lambda: now)
+        monkeypatch.setattr("kaizen._asking.time", lambda: now)
         return call
 
     office.gate.change = dawdle
@@ -773,3 +780,270 @@ async def test_a_run_that_is_carried_out_is_answered_where_that_is() -> None:
             await answer(office.store, request.id, YES)
         (waiting,) = await pending_requests(office.store, run_id=run.id)
         assert waiting == request
+
+
+# What an answer is not an answer to.
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": "Delete everything?"},
+        {"details": {"path": "/everything"}},
+        {"options": ["yes", "no"], "kind": "question"},
+        {"answer_type": int, "kind": "question"},
+    ],
+)
+async def test_an_answer_is_never_taken_for_another_question(
+    changed: dict[str, Any],
+) -> None:
+    first = {"text": "Read it?", "kind": "approval", "details": {"path": "notes.txt"}}
+    office = Office(AnswerLater())
+    with pytest.raises(AgentInterrupted) as stopped:
+        await asking_run(office, first)
+    (request,) = await pending_requests(office.store)
+    await answer(office.store, request.id, Answer(approved=True, text="1"))
+    office.channel = ScriptedChannel(Answer(text="no"))
+
+    given = await asking_run(office, first | changed, run_id=stopped.value.run_id)
+
+    asked = office.channel.requests[0]
+    assert asked.id != request.id
+    assert not getattr(given, "approved", False)
+
+
+async def asking_run(
+    office: Office, question: dict[str, Any], *, run_id: str = ""
+) -> Answer | Exception:
+    """Ask in a tool of a run, or of one that goes on; return what comes of it."""
+    came: list[Any] = []
+
+    @tool(danger="low")
+    async def do() -> str:
+        """Do it."""
+        try:
+            came.append(await current_run().ask(**question))
+        except NotAnsweredError as error:
+            came.append(error)
+        return "done"
+
+    async with office.kernel(*(["done"] if run_id else [Call("do"), "done"])) as kernel:
+        agent = office.agent(kernel, tools=[do])
+        await (agent.resume(run_id) if run_id else agent.run(question="?"))
+    (result,) = came
+    return result  # type: ignore[no-any-return]
+
+
+async def test_a_refusal_never_becomes_a_yes_that_was_given_to_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask_both() -> list[bool]:
+        agent = current_run().agent
+        return [
+            await agent.request_approval("Delete all?", expires_s=1_000),
+            await agent.request_approval("Read?"),
+        ]
+
+    office = Office(False, True, AnswerLater())
+    seen: list[list[bool]] = []
+
+    @tool(danger="low", idempotent=True)
+    async def do() -> str:
+        """Do it."""
+        seen.append(await ask_both())
+        await current_run().ask("Wait.")
+        return "done"
+
+    async with office.kernel(Call("do"), "done") as kernel:
+        with pytest.raises(AgentInterrupted) as stopped:
+            await office.agent(kernel, tools=[do]).run(question="?")
+    later_on = time() + 2_000
+    monkeypatch.setattr("kaizen._asking.time", lambda: later_on)
+    office.channel = ScriptedChannel(False, "waited")
+    async with office.kernel("done") as kernel:
+        await office.agent(kernel, tools=[do]).resume(stopped.value.run_id)
+
+    assert seen == [[False, True], [False, True]]
+    assert [each.text for each in office.channel.requests] == ["Delete all?", "Wait."]
+
+
+async def test_an_answer_from_the_future_is_not_acted_upon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    office = Office(AnswerLater(), YES)
+    run_id = await office.stopped()
+    (request,) = await pending_requests(office.store)
+    await answer(office.store, request.id, YES)
+    before = time() - 30 * 86_400
+    monkeypatch.setattr("kaizen._asking.time", lambda: before)
+
+    await resumed(office, run_id)
+
+    assert len(office.channel.requests) == 2
+
+
+async def test_a_call_that_had_ended_before_going_back_needs_a_new_approval() -> None:
+    class MarkingStore:
+        name = "marking"
+
+        @hookimpl
+        async def wrap_tool_call(self, call: ToolCall, call_next: CallNext) -> ToolResult:
+            result = await call_next(call)
+            await current_run().checkpoint()  # between `tool_intended` and its end
+            return result
+
+    office = Office(YES)
+    office.idempotent = True
+    async with office.kernel() as kernel:
+        agent = office.agent(kernel, hooks=[MarkingStore()])
+        run_id = (await agent.run(question="?")).run_id
+    mark = next(
+        each.mark_id
+        for each in await read_log(office.store, run_id)
+        if isinstance(each, Marked)
+    )
+    await rewind(office.store, mark)
+
+    await resumed(office, run_id)
+
+    assert (office.paid, len(office.channel.requests)) == ([5, 5], 2)
+    assert len({each.id for each in office.channel.requests}) == 2
+
+
+async def test_what_is_asked_after_going_back_has_an_id_of_its_own() -> None:
+    office = Office(AnswerLater(), YES, YES)
+    run_id = await office.stopped()
+    (request,) = await pending_requests(office.store)
+    await answer(office.store, request.id, YES)
+    await resumed(office, run_id)
+    assert office.paid == [5]
+    ends = [
+        f"{run_id}:{each.seq}"
+        for each in await read_log(office.store, run_id)
+        if each.type == "run_ended"
+    ]
+    await rewind(office.store, ends[0])  # there, the question was open
+    assert await pending_requests(office.store) == []
+
+    await resumed(office, run_id)
+
+    assert office.paid == [5, 5]
+    assert len({each.id for each in office.channel.requests}) == 2
+
+
+# What is listed as open.
+
+
+async def test_a_question_is_found_behind_any_number_of_other_runs() -> None:
+    office = Office(AnswerLater())
+    await office.stopped()
+    async with office.kernel(*["done"] * 5) as kernel:
+        for _ in range(5):
+            await office.agent(kernel).run(question="?")
+
+    assert len(await pending_requests(office.store, limit=2)) == 1
+
+
+async def test_a_log_that_cannot_be_read_hides_no_other_question(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    office = Office(AnswerLater())
+    await office.stopped()
+    odd = StoredEntry(seq=0, type="unknown", version=1, body=b'{"seq":0}')
+    await office.store.append("odd", [odd])
+
+    assert len(await pending_requests(office.store)) == 1
+    assert "odd" in caplog.text
+    with pytest.raises(CheckpointLoadError):
+        await pending_requests(office.store, run_id="odd")
+
+
+async def test_the_question_of_a_run_is_not_that_of_its_fork() -> None:
+    office = Office(AnswerLater())
+    run_id = await office.stopped()
+
+    await fork(office.store, run_id)
+
+    (request,) = await pending_requests(office.store)
+    assert request.id.startswith(run_id)
+
+
+async def test_what_a_call_asked_that_ran_out_of_time_is_no_longer_open() -> None:
+    office = Office(None)
+
+    @tool(danger="low", timeout_s=0.05)
+    async def pay(amount: int) -> str:
+        """Ask for ever."""
+        await current_run().ask("Now?")
+        return "paid"
+
+    office.gated = False
+    async with (
+        office.kernel(PAY, "done") as kernel,
+        office.agent(kernel, tools=[pay]).stream(question="?") as run,
+    ):
+        await run.wait()
+
+    assert not run.state.questions
+    with pytest.raises(AnswerRefusedError, match="not open"):
+        await answer(office.store, office.channel.requests[0].id, YES)
+
+
+async def test_who_answers_later_cannot_answer_a_run_that_is_not_kept() -> None:
+    office = Office(AnswerLater())
+
+    async with office.kernel() as kernel:
+        agent = office.agent(kernel, store=None, tools=[office.tools[1]])
+        result = await agent.execute_tool("ask_for", {"question": "Which?"})
+        kept = office.agent(kernel, tools=[office.tools[1]])
+        direct = await kept.execute_tool("ask_for", {"question": "Which?"})
+
+    assert "is answered later" in result.content
+    assert "is answered later" in direct.content
+    assert await pending_requests(office.store) == []
+
+
+# Answers of odd kinds.
+
+
+async def test_nothing_is_an_answer_where_the_type_says_so() -> None:
+    given = await asked_inside(Office(Answer()), "How many?", answer_type=int | None)
+
+    assert given.value is None
+
+
+async def test_an_answer_among_options_may_have_a_type() -> None:
+    office = Office(Answer(value=2), "2", "3", "3", "3")
+    question: Any = {"text": "How many?", "options": ["1", "2"], "answer_type": int}
+
+    assert (await asked_inside(office, **question)).value == 2
+    assert (await asked_inside(office, **question)).value == 2
+    with pytest.raises(NotAnsweredError, match="none of"):
+        await asked_inside(office, **question)
+    assert office.channel.requests[0].schema == {"enum": ["1", "2"]}
+
+
+async def test_an_answer_whose_parts_are_no_texts_is_none() -> None:
+    odd: Any = None
+    for given in (Answer(text=odd), Answer(principal=odd)):
+        with pytest.raises(NotAnsweredError, match="texts"):
+            await asked_inside(Office(given), "Which?")
+
+
+async def test_an_answer_that_no_log_can_hold_is_refused() -> None:
+    office = Office(AnswerLater())
+    await office.stopped()
+    (request,) = await pending_requests(office.store)
+
+    for given in (Answer(text="x" * 1_000_001), Answer(value=object())):
+        with pytest.raises(AnswerRefusedError, match="cannot be used"):
+            await answer(office.store, request.id, given)
+    await answer(office.store, request.id, YES)
+
+
+async def test_progress_is_no_failure_where_the_channel_cannot_be_opened() -> None:
+    office = Office()
+
+    async with office.kernel() as kernel:
+        agent = office.agent(kernel, control_protocol="nosuch")
+        await agent.report_progress("half", 50)

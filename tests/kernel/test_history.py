@@ -60,7 +60,7 @@ from kaizen.runlog import (
 )
 
 AnyEntry = TypeVar("AnyEntry", bound=Entry)
-NOT_UNDONE = {"usage", "cost_usd", "call_ids"}
+NOT_UNDONE = {"usage", "cost_usd", "call_ids", "used", "redone"}
 
 
 class Story:
@@ -570,7 +570,9 @@ class Model:
             "approval_of": {},
             "counted": set(),
         }
-        self.approvals: dict[int, str] = {}
+        self.forks: list[int] = []
+        self.taken: dict[int, str] = {}
+        self.ended_calls: dict[int, str] = {}
         self.past: list[dict[str, Any]] = []
         self.call_ids: set[str] = set()
         self.charged = Usage()
@@ -581,6 +583,11 @@ class Model:
     def read(self, entry: Entry) -> None:
         getattr(self, entry.type)(entry, self.now)
         self.past.append(deepcopy(self.now))
+
+    @property
+    def redone(self) -> set[str]:
+        gone = set(self.ended_calls) - self.now["counted"]
+        return {self.ended_calls[seq] for seq in gone}
 
     def _nothing(self, entry: Any, now: dict[str, Any]) -> None: ...
 
@@ -593,10 +600,14 @@ class Model:
 
     def forked(self, entry: Forked, now: dict[str, Any]) -> None:
         self.identity = (entry.run_id, entry.agent_id)
+        now["questions"] = set()
+        self.forks.append(entry.seq)
         self.resumed(entry, now)
 
     def rewound(self, entry: Rewound, now: dict[str, Any]) -> None:
         self.now = deepcopy(self.past[entry.to_seq])
+        if any(entry.to_seq < seq < entry.seq for seq in self.forks):
+            self.now["questions"] = set()
         self.resumed(entry, self.now)
 
     def resumed(self, entry: Entry, now: dict[str, Any]) -> None:
@@ -608,7 +619,9 @@ class Model:
             if begun is not None:
                 now["pending"][call_id] = begun
         now["closed"] = {}
-        now["used"] -= {now["approval_of"][call_id] for call_id in now["pending"]}
+        approvals = {call_id: now["approval_of"][call_id] for call_id in now["pending"]}
+        again = {each for call_id, each in approvals.items() if call_id in self.redone}
+        now["used"] = (now["used"] - set(approvals.values())) | (again - {""})
 
     def paused(self, entry: Paused, now: dict[str, Any]) -> None:
         now["paused"] = True
@@ -650,12 +663,15 @@ class Model:
         if entry.approval:
             now["used"].add(entry.approval)
             now["counted"].add(entry.seq)
-            self.approvals[entry.seq] = entry.approval
+            self.taken[entry.seq] = entry.approval
         if not entry.in_history:
             self.call_ids.add(entry.call_id)
 
     def tool_finished(self, entry: ToolFinished, now: dict[str, Any]) -> None:
         now["tool_calls"] += 1
+        if entry.outcome != "not_made":
+            now["counted"].add(entry.seq)
+            self.ended_calls[entry.seq] = entry.call_id
         begun = now["pending"].pop(entry.call_id, None)
         if begun is False and entry.outcome == "unknown":
             now["unknown"].append(entry.call_id)
@@ -670,6 +686,8 @@ class Model:
 
     def asked(self, entry: Asked, now: dict[str, Any]) -> None:
         now["questions"].add(entry.request_id)
+        now["counted"].add(entry.seq)
+        self.taken[entry.seq] = entry.request_id
 
     def answered(self, entry: Answered, now: dict[str, Any]) -> None:
         now["questions"].discard(entry.request_id)
@@ -689,9 +707,10 @@ class Model:
 
     def facts(self) -> dict[str, Any]:
         """What `in_words` says of a state."""
-        undone = set(self.approvals) - self.now["counted"]
+        undone = set(self.taken) - self.now["counted"]
         now = self.now | {
-            "used": self.now["used"] | {self.approvals[seq] for seq in undone},
+            "used": self.now["used"] | {self.taken[seq] for seq in undone},
+            "redone": self.redone,
             "messages": [each[:3] for each in self.now["messages"]],
             "closed": set(self.now["closed"]),
         }

@@ -265,7 +265,7 @@ def test_the_fold_says_what_happened() -> None:
     assert state.pending["c2"].idempotent
     assert [each.steer_id for each in state.steered] == ["s1"]
     assert not state.paused
-    assert list(state.questions) == ["q2"]
+    assert not state.questions  # those of the run that it was forked from
     assert state.reserved == {"b2": Decimal("0.25")}
     assert [mark.mark_id for mark in state.marks] == ["r:17"]
     assert state.usage == Usage(

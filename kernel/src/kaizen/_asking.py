@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from hashlib import sha256
 from os import urandom
 from time import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from kaizen._plain import clean, plain
 from kaizen.errors import AgentInterrupted, KaizenError, NobodyToAskError, NotAnsweredError
@@ -25,7 +27,7 @@ from kaizen.interrupts import (
     InterruptSource,
 )
 from kaizen.ports import Answer, AnswerLater, Channel, PendingRequest
-from kaizen.runlog import Answered, Asked
+from kaizen.runlog import Answered, Asked, RunState
 
 if TYPE_CHECKING:
     from kaizen.agent import BaseAgent
@@ -37,7 +39,11 @@ __all__ = [
     "Question",
     "ask",
     "ask_outside",
+    "asked_of",
     "channel_for",
+    "checked",
+    "is_good",
+    "request_of",
     "tell",
 ]
 
@@ -46,6 +52,7 @@ MAX_ANSWER_CHARS = 1_000_000
 MAX_TRIES = 3
 MAX_WAIT_S = 366 * 86_400.0
 MAX_PROBLEM_CHARS = 1_000
+MAX_CLOCK_S = 60.0
 _LOG = logging.getLogger("kaizen")
 
 
@@ -83,10 +90,13 @@ class Question:
         if kind == "question" and answer_type not in (None, str):
             self._adapter = TypeAdapter(answer_type)
         self.schema: Mapping[str, Any] = {}
-        if self._adapter is not None:
-            self.schema = self._adapter.json_schema()
-        elif self.options:
+        if self.options:
             self.schema = {"enum": list(self.options)}
+        elif self._adapter is not None:
+            self.schema = self._adapter.json_schema()
+        self.identity = _identity(
+            kind, self.text, self.options, self.details, self.schema, action_digest
+        )
 
     def request(
         self, request_id: str, *, principal: str = "", path: Sequence[Run] = ()
@@ -106,14 +116,6 @@ class Question:
             expires_at=time() + self.expires_s,
         )
 
-    def fits(self, asked: Asked) -> bool:
-        """Whether this is what was asked before."""
-        return (asked.text, asked.kind, asked.action_digest) == (
-            self.text,
-            self.kind,
-            self.action_digest,
-        )
-
     def read(self, answer: Answer) -> Answer:
         """Return an answer with the value that its type makes of it.
 
@@ -122,9 +124,13 @@ class Question:
         """
         if self.kind == "approval":
             return answer
-        value = answer.text if answer.value is None else answer.value
-        if self.options and value not in self.options:
-            raise ValueError(f"it is none of {', '.join(map(repr, self.options))}")
+        value = answer.value
+        if value is None and (answer.text or self._adapter is None):
+            value = answer.text
+        if self.options:
+            value = value if isinstance(value, str) else to_json(value).decode()
+            if value not in self.options:
+                raise ValueError(f"it is none of {', '.join(map(repr, self.options))}")
         if self._adapter is not None:
             value = self._adapter.validate_python(value)
         elif not isinstance(value, str):
@@ -175,13 +181,19 @@ async def ask_outside(
 
 
 async def tell(
-    channel: Channel, message: str, percentage: float | None, path: Sequence[Run]
+    agents: Sequence[BaseAgent],
+    kernel: Kernel,
+    message: str,
+    percentage: float | None,
+    path: Sequence[Run] = (),
 ) -> None:
     """Report progress; a channel that fails does not fail the work."""
     try:
-        await channel.progress(
-            message, percentage=percentage, run_path=tuple(run.id for run in path)
-        )
+        channel = await channel_for(agents, kernel)
+        if channel is not None:
+            await channel.progress(
+                message, percentage=percentage, run_path=tuple(run.id for run in path)
+            )
     except Exception as error:  # noqa: BLE001 - nobody waits for it
         _LOG.warning("progress was not reported: %s: %s", type(error).__name__, error)
 
@@ -203,25 +215,43 @@ async def _opened(channel: Channel | str, kernel: Kernel) -> Channel:
 
 
 def _place(run: Run, question: Question) -> tuple[str, Answered | None]:
-    """Return the id of a question, and its answer if that is on record and still good."""
-    state = run.state
-    while True:
-        request_id = f"{run.id}:{run.next_question()}"
-        asked = state.questions.get(request_id)
-        if asked is not None and question.fits(asked):
-            return request_id, None
-        known = state.answers.get(request_id)
-        if asked is None and known is None:
-            return request_id, None
-        if known is not None and _still_good(run, question, known):
-            return request_id, known
+    """Return the id of a question, and its answer if that is on record and still good.
+
+    A run that was resumed looks among what it asked in this step before, whatever the
+    order; each is found once.
+    """
+    state, place = run.state, f"{run.id}:{run.place_of_questions()}"
+    asked = run.asked_ids()
+    on_record: list[Asked | Answered] = []
+    if run.past is not None:
+        on_record = [*state.questions.values(), *state.answers.values()]
+    for each in on_record:
+        request_id = each.request_id
+        if each.question != question.identity or request_id in (asked | state.used):
+            continue
+        if request_id.startswith(place):
+            known = each if isinstance(each, Answered) else None
+            if known is None or is_good(known):
+                asked.add(request_id)
+                return request_id, known
+    number = len(asked) + 1
+    while (request_id := f"{place}{number}") in asked or _is_taken(state, request_id):
+        number += 1
+    asked.add(request_id)
+    return request_id, None
 
 
-def _still_good(run: Run, question: Question, known: Answered) -> bool:
-    """Whether an answer of before a crash or a pause can be acted upon."""
-    if known.action_digest != question.action_digest or known.request_id in run.state.used:
+def _is_taken(state: RunState, request_id: str) -> bool:
+    known = (state.questions, state.answers, state.used)
+    return any(request_id in each for each in known)
+
+
+def is_good(answered: Answered) -> bool:
+    """Whether an answer may be acted upon now: it is neither too old nor of the future."""
+    now = time()
+    if answered.at > now + MAX_CLOCK_S:  # the clock was set back
         return False
-    return known.expires_at is None or time() < known.expires_at
+    return answered.expires_at is None or now < answered.expires_at
 
 
 async def _put(run: Run, question: Question, request_id: str, problem: str) -> Answered:
@@ -237,13 +267,15 @@ async def _put(run: Run, question: Question, request_id: str, problem: str) -> A
     if open_before is not None:
         request = replace(request, expires_at=open_before.expires_at)
     else:
-        _record(run, request)
+        run.add(Asked, question=question.identity, **asked_of(request))
     await run.settle()
     answer, unusable = Answer(), ""
     try:
         answer = await _answered(channel, request)
     except AnswerLater:
-        raise _stopped(run, path[0], request_id) from None
+        if run.plan.keeping is not None and not _is_direct(path[0]):
+            raise _stopped(run, path[0], request_id) from None
+        unusable = "is answered later, and the run is not kept until then"
     except AgentInterrupted:
         raise
     except KaizenError as error:
@@ -251,11 +283,12 @@ async def _put(run: Run, question: Question, request_id: str, problem: str) -> A
     answered = run.add(
         Answered,
         request_id=request_id,
+        question=question.identity,
         approved=answer.approved,
-        text=clean(answer.text),
+        text=answer.text,
         value=answer.value,
         always=answer.always,
-        principal=clean(answer.principal),
+        principal=answer.principal,
         action_digest=request.action_digest,
         expires_at=request.expires_at,
         problem=clean(unusable)[:MAX_PROBLEM_CHARS],
@@ -264,21 +297,23 @@ async def _put(run: Run, question: Question, request_id: str, problem: str) -> A
     return answered
 
 
-def _record(run: Run, request: PendingRequest) -> None:
-    run.add(
-        Asked,
-        request_id=request.id,
-        kind=request.kind,
-        text=request.text,
-        options=request.options,
-        details=request.details,
-        schema=request.schema,
-        action_digest=request.action_digest,
-        principal=request.principal,
-        run_path=request.run_path,
-        agent_path=request.agent_path,
-        expires_at=request.expires_at,
+def asked_of(request: PendingRequest) -> dict[str, Any]:
+    """Return the fields of the entry that a request becomes."""
+    values = {each.name: getattr(request, each.name) for each in fields(request)}
+    return {"request_id": values.pop("id"), **values}
+
+
+def request_of(asked: Asked) -> PendingRequest:
+    """Return the request that an entry is about."""
+    names = (each.name for each in fields(PendingRequest) if each.name != "id")
+    return PendingRequest(
+        id=asked.request_id, **{name: getattr(asked, name) for name in names}
     )
+
+
+def _is_direct(run: Run) -> bool:
+    started = run.state.started
+    return started is not None and started.direct
 
 
 async def _answered(channel: Channel, request: PendingRequest) -> Answer:
@@ -303,18 +338,34 @@ async def _answered(channel: Channel, request: PendingRequest) -> Answer:
         raise NotAnsweredError(
             subject, f"could not be put: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(answer, Answer):
-        raise NotAnsweredError(subject, f"was answered with {type(answer).__name__!r}")
-    if len(answer.text) > MAX_ANSWER_CHARS:
-        raise NotAnsweredError(subject, f"has an answer over {MAX_ANSWER_CHARS} characters")
     try:
-        value = plain("the value of an answer", {"value": answer.value})["value"]
-    except TypeError as error:
-        raise NotAnsweredError(
-            subject, f"has an answer that is no JSON: {error}"
-        ) from error
-    approved = answer.approved is True  # what only looks like a yes is none
-    return replace(answer, approved=approved, always=answer.always is True, value=value)
+        return checked(answer)
+    except (TypeError, ValueError) as error:
+        raise NotAnsweredError(subject, f"has no usable answer: {error}") from error
+
+
+def checked(answer: Any) -> Answer:
+    """Return an answer as the log can hold it; what only looks like a yes is none.
+
+    Raises:
+        TypeError: It is no answer, or has a value that is no JSON.
+        ValueError: It is too long.
+    """
+    if not isinstance(answer, Answer):
+        raise TypeError(f"it is of type {type(answer).__name__!r}")
+    texts: tuple[Any, ...] = (answer.text, answer.principal)
+    if not all(isinstance(each, str) for each in texts):
+        raise TypeError("its text and principal have to be texts")
+    if max(map(len, texts)) > MAX_ANSWER_CHARS:
+        raise ValueError(f"it has over {MAX_ANSWER_CHARS} characters")
+    return replace(
+        answer,
+        approved=answer.approved is True,
+        always=answer.always is True,
+        text=clean(answer.text),
+        principal=clean(answer.principal),
+        value=plain("the answer", {"value": answer.value})["value"],
+    )
 
 
 def _answer(known: Answered) -> Answer:
@@ -330,7 +381,8 @@ def _answer(known: Answered) -> Answer:
 
 def _stopped(run: Run, outermost: Run, request_id: str) -> AgentInterrupted:
     """Stop the whole tree of runs until there is an answer, and return what to raise."""
-    outermost.interrupt(
+    stopping = run if outermost.ended else outermost  # a child may outlive its parent
+    stopping.interrupt(
         InterruptReason(
             source=InterruptSource.SYSTEM,
             mode=InterruptMode.GRACEFUL,
@@ -341,6 +393,11 @@ def _stopped(run: Run, outermost: Run, request_id: str) -> AgentInterrupted:
     )
     assert run.interrupted is not None
     return AgentInterrupted(run.interrupted, run.id)
+
+
+def _identity(*parts: Any) -> str:
+    """Return what tells a question from every other one."""
+    return sha256(to_json(parts)).hexdigest()[:32]
 
 
 def _nobody(question: Question) -> NobodyToAskError:

@@ -14,6 +14,7 @@ import anyio
 from anyio import CancelScope
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from kaizen._asking import is_good
 from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._dispatch import Observer, notify
 from kaizen._plain import clean, plain
@@ -469,8 +470,8 @@ def _redeem(run: Run, call: ToolCall, arguments: Mapping[str, Any], approval: st
         problem = "is not what was approved"
     elif approval in run.state.used:
         problem = "was approved once, and made already"
-    elif answered.expires_at is not None and time() >= answered.expires_at:
-        problem = "was approved too long ago"
+    elif not is_good(answered):
+        problem = "was approved too long ago, or by another clock"
     else:
         return
     raise ToolRefusedError(

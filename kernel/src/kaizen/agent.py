@@ -455,9 +455,7 @@ class BaseAgent:
         if run is not None and not run.ended:
             await run.report_progress(message, percentage=percentage)
             return
-        channel = await channel_for([self], await self._open_kernel())
-        if channel is not None:
-            await tell(channel, message, percentage, ())
+        await tell([self], await self._open_kernel(), message, percentage)
 
     async def _ask(self, text: str, **question: Any) -> Answer:
         """Ask for the run under way, or for none."""

@@ -7,14 +7,16 @@ the id of the run alone stands for the end of its log. To go on with a run, see
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from os import urandom
 from time import time
 
 import anyio
 
+from kaizen._asking import checked, request_of
 from kaizen._keeping import GIVE_UP_S, LEASE_S
-from kaizen._plain import clean, plain
 from kaizen.claims import is_run_id, new_owner
 from kaizen.errors import AnswerRefusedError, CheckpointError, CheckpointLoadError
 from kaizen.ports import Answer, CheckpointStore, PendingRequest
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _WAITING = ("running", "interrupted", "failed")
+_LOG = logging.getLogger("kaizen")
 
 
 def split_checkpoint_id(checkpoint_id: str) -> tuple[str, int | None]:
@@ -153,20 +156,29 @@ async def pending_requests(
     Args:
         store: Where the runs are kept.
         run_id: Only those of one run, without the runs inside it.
-        limit: How many of the last updated runs are looked at.
+        limit: How many of the last updated runs of each status are looked at.
 
     Raises:
-        CheckpointLoadError: There is no such run, or a log is damaged.
+        CheckpointLoadError: There is no such run, or its log is damaged.
     """
     if run_id is not None:
-        run_ids = [split_checkpoint_id(run_id)[0]]
+        state = fold(await read_log(store, split_checkpoint_id(run_id)[0]))
+        found = list(state.questions.values())
     else:
-        records = await store.runs(limit=limit)
-        run_ids = [each.run_id for each in records if each.status in _WAITING]
-    found: list[Asked] = []
-    for each in run_ids:
-        found += fold(await read_log(store, each)).questions.values()
-    return [_request(asked) for asked in sorted(found, key=lambda asked: asked.at)]
+        found = []
+        for status in _WAITING:
+            for record in await store.runs(status=status, limit=limit):
+                found += await _questions_of(store, record.run_id)
+    return [request_of(asked) for asked in sorted(found, key=lambda asked: asked.at)]
+
+
+async def _questions_of(store: CheckpointStore, run_id: str) -> Iterable[Asked]:
+    """Return what a run asks; a log that cannot be read hides no other one."""
+    try:
+        return fold(await read_log(store, run_id)).questions.values()
+    except CheckpointLoadError as error:
+        _LOG.warning("what run %s asks cannot be read: %s", run_id, error)
+        return ()
 
 
 async def answer(store: CheckpointStore, request_id: str, given: Answer) -> None:
@@ -181,19 +193,26 @@ async def answer(store: CheckpointStore, request_id: str, given: Answer) -> None
         given: The answer.
 
     Raises:
-        AnswerRefusedError: The question is not open, or its time is over.
+        AnswerRefusedError: The question is not open, its time is over, or the answer is
+            none that a log can hold.
         CheckpointLoadError: There is no such run.
         CheckpointSaveError: The run is carried out right now: answer it there.
     """
     run_id, _ = split_checkpoint_id(request_id.partition(":")[0])
+    try:
+        given = checked(given)
+    except (TypeError, ValueError) as error:
+        raise AnswerRefusedError(
+            f"the answer to request {request_id[:200]!r}", f"cannot be used: {error}"
+        ) from error
     owner = new_owner()
     await _length(store, run_id)
     try:
         token = await store.claim(run_id, owner=owner, lease_s=LEASE_S)
         entries = await read_log(store, run_id)
-        asked = fold(entries).questions.get(request_id)
-        now = time()
-        if asked is None:
+        state, now = fold(entries), time()
+        asked = state.questions.get(request_id)
+        if asked is None or state.status not in _WAITING:
             raise AnswerRefusedError(
                 f"request {request_id[:200]!r}",
                 "is not open: it was answered, or never put",
@@ -205,11 +224,12 @@ async def answer(store: CheckpointStore, request_id: str, given: Answer) -> None
             seq=len(entries),
             at=now,
             request_id=request_id,
-            approved=given.approved is True,
-            text=clean(given.text),
-            value=plain("an answer", {"value": given.value})["value"],
-            always=given.always is True,
-            principal=clean(given.principal),
+            question=asked.question,
+            approved=given.approved,
+            text=given.text,
+            value=given.value,
+            always=given.always,
+            principal=given.principal,
             action_digest=asked.action_digest,
             expires_at=asked.expires_at,
         )
@@ -217,22 +237,6 @@ async def answer(store: CheckpointStore, request_id: str, given: Answer) -> None
     finally:
         with anyio.move_on_after(GIVE_UP_S, shield=True), suppress(CheckpointError):
             await store.claim(run_id, owner=owner, lease_s=0)
-
-
-def _request(asked: Asked) -> PendingRequest:
-    return PendingRequest(
-        id=asked.request_id,
-        kind=asked.kind,
-        text=asked.text,
-        options=asked.options,
-        details=asked.details,
-        schema=asked.schema,
-        action_digest=asked.action_digest,
-        principal=asked.principal,
-        run_path=asked.run_path,
-        agent_path=asked.agent_path,
-        expires_at=asked.expires_at,
-    )
 
 
 async def _existing(store: CheckpointStore, checkpoint_id: str) -> tuple[str, int]:

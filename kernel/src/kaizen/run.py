@@ -17,7 +17,7 @@ from anyio import CancelScope, RunFinishedError, from_thread
 from pydantic_core import to_json
 
 from kaizen import errors
-from kaizen._asking import MAX_ANSWER_CHARS, Question, ask, channel_for, tell
+from kaizen._asking import MAX_ANSWER_CHARS, Question, ask, tell
 from kaizen._past import Past
 from kaizen._plain import clean, plain, shown
 from kaizen._records import record
@@ -189,6 +189,7 @@ class Run:
     """
 
     __slots__ = (
+        "_asked",
         "_begun",
         "_children",
         "_cycle",
@@ -256,6 +257,7 @@ class Run:
         self.interrupted: InterruptReason | None = None
         self.cancelled = False
         self.ended = False
+        self._asked: set[str] | None = None
         self._begun = False
         self._children: set[Run] | None = None
         self._scope: CancelScope | None = None
@@ -545,6 +547,11 @@ class Run:
     def add(self, entry_type: type[Record], /, **values: Any) -> Record:
         """Put an entry at the end of the log, in the thread of the run, and return it.
 
+        Args:
+            entry_type: What it is.
+            values: Its fields, as JSON can hold them: what it cannot hold fails the run
+                when it is stored.
+
         Raises:
             RunError: The run has ended.
         """
@@ -582,7 +589,8 @@ class Run:
             details: What an approval is about, all of it; JSON values.
             answer_type: What pydantic makes of the answer to a question; by default text.
             expires_s: How long an answer is waited for, and then good, in seconds; by
-                default the kernel's `answer_timeout`.
+                default the kernel's `answer_timeout`. A tool that asks has no longer than
+                its own `timeout_s`.
             action_digest: What an approval is bound to, from
                 `kaizen.tools.action_digest`.
 
@@ -639,9 +647,8 @@ class Run:
             data["percentage"] = percentage
         self.note("kernel", "progress", data)
         path = self.path
-        channel = await channel_for([each.agent for each in path], self.kernel)
-        if channel is not None:
-            await tell(channel, data["message"], percentage, path)
+        agents = [each.agent for each in path]
+        await tell(agents, self.kernel, data["message"], percentage, path)
 
     def cycle(self, added: Sequence[Message] = ()) -> Awaitable[CycleResult]:
         """Make one turn of the loop: one model call and its tool calls. For strategies.
@@ -765,9 +772,15 @@ class Run:
             if self.past is not None and self.past.knows(call_id):
                 return call_id
 
-    def next_question(self) -> str:
-        """Return by what the next question of this step is found again."""
-        return self._numbered("ask_")
+    def place_of_questions(self) -> str:
+        """Return with what ids of questions of this step begin, behind the run's."""
+        return f"{_step()}ask_"
+
+    def asked_ids(self) -> set[str]:
+        """Return the ids of what was asked since the run began or was resumed."""
+        if self._asked is None:
+            self._asked = set()
+        return self._asked
 
     def place_of(self, child: Run) -> str:
         """Return by what a run inside this one is found again, if this step is repeated.

@@ -109,7 +109,9 @@ class RunState:
         unknown: Calls that may not be repeated and of which nobody knows what they did.
         questions: Questions without an answer, by request id.
         answers: What was answered, by request id.
-        used: Approvals that allowed a call that was begun, and allow no other.
+        used: Requests by whose id nothing is asked any more: approvals that allowed a call
+            that was begun, and what was asked before the run went back.
+        redone: Calls that had come to an end before the run went back behind that.
         reserved: What is reserved and not settled, by reservation id, in US dollars.
         closed: Calls that got a result only so that the history is valid, and what each
             intended if it was begun; they are open again once the run goes on.
@@ -132,6 +134,7 @@ class RunState:
         "paused",
         "pending",
         "questions",
+        "redone",
         "reserved",
         "started",
         "status",
@@ -149,7 +152,8 @@ class RunState:
         self.pending: dict[str, ToolIntended] = {}
         self.questions: dict[str, Asked] = {}
         self.answers: dict[str, Answered] = {}
-        self.used: frozenset[str] = _NO_APPROVALS
+        self.used: frozenset[str] = _NONE
+        self.redone: frozenset[str] = _NONE
         self.reserved: dict[str, Decimal] = {}
         self.unknown: tuple[ToolIntended, ...] = ()
         self.marks: tuple[Marked, ...] = ()
@@ -212,7 +216,7 @@ class RunState:
 
 
 _NOTHING = Usage()
-_NO_APPROVALS: frozenset[str] = frozenset()
+_NONE: frozenset[str] = frozenset()
 _NO_IDS: set[str] = set()  # stands for each empty one; never added to
 
 
@@ -299,6 +303,7 @@ class Forked(Entry):
                 agent_id=self.agent_id or state.started.agent_id,
                 parent_id=self.parent_id,
             )
+        state.questions.clear()  # they are the other run's
         _reopen(state)
 
 
@@ -551,6 +556,10 @@ class ToolFinished(Entry):
         begun = state.pending.pop(self.call_id, None)
         if self.closing:
             state.closed += ((self.call_id, begun),)
+        elif state.questions:  # nobody waits any more for what the call asked
+            inside = f":{self.call_id}.ask_"
+            for request_id in [each for each in state.questions if inside in each]:
+                del state.questions[request_id]
         if begun is not None and self.outcome == "unknown" and not begun.idempotent:
             state.unknown += (begun,)
         state.tool_calls += 1
@@ -564,6 +573,10 @@ class ToolFinished(Entry):
                     origin=f"tool:{self.name}",
                 )
             )
+
+    def apply_undone(self, state: RunState) -> None:
+        if self.outcome != "not_made":
+            state.redone |= {self.call_id}
 
 
 @record
@@ -656,7 +669,11 @@ class OutcomeDecided(Entry):
 
 @record
 class Asked(Entry):
-    """Somebody outside is asked, and the run waits. See `PendingRequest` for the fields."""
+    """Somebody outside is asked, and the run waits. See `PendingRequest` for the fields.
+
+    Attributes:
+        question: A digest of what is asked, by which an answer is known to be to this.
+    """
 
     type: ClassVar[str] = "asked"
 
@@ -671,9 +688,14 @@ class Asked(Entry):
     run_path: tuple[str, ...] = ()
     agent_path: tuple[str, ...] = ()
     expires_at: float | None = None
+    question: str = ""
 
     def apply(self, state: RunState) -> None:
-        state.questions[self.request_id] = self
+        if self.request_id not in state.used:
+            state.questions[self.request_id] = self
+
+    def apply_undone(self, state: RunState) -> None:
+        state.used |= {self.request_id}
 
 
 @record
@@ -681,6 +703,7 @@ class Answered(Entry):
     """An answer came, or it is certain that none will.
 
     Attributes:
+        question: The digest of what was asked.
         action_digest: What an approval was asked for, and is good for.
         expires_at: Until when it is good, seconds since the epoch, UTC.
         problem: Why there is no answer that can be used, or `""`.
@@ -697,6 +720,7 @@ class Answered(Entry):
     action_digest: str = ""
     expires_at: float | None = None
     problem: str = ""
+    question: str = ""
 
     def apply(self, state: RunState) -> None:
         state.questions.pop(self.request_id, None)
@@ -908,7 +932,8 @@ def _reopen(state: RunState) -> None:
     if state.closed:
         _reopen_calls(state)
     if state.used:  # who repeats a call that was cut off does what was approved
-        state.used -= {each.approval for each in state.pending.values()}
+        begun = state.pending.items()
+        state.used -= {each.approval for call, each in begun if call not in state.redone}
 
 
 def _reopen_calls(state: RunState) -> None:
