@@ -332,7 +332,12 @@ async def test_nothing_is_left_open_or_lying_about(
         before = count_in("/proc/self/fd")
         for _ in range(3):
             await call(
-                "bash_command", command="sleep 9 & mkdir -p $HOME/a/b; touch $HOME/a/c"
+                "bash_command",
+                command="sleep 9 & mkdir -p $HOME/a/b; touch $HOME/a/c; ln -s / $HOME/a/d",
+            )
+            await call(
+                "bash_command",
+                command="mkdir -p $TMPDIR/a/b; touch $TMPDIR/a/b/c; chmod 0 $TMPDIR/a/b",
             )
             await call("bash_command", command="sleep 60", timeout_s=0.1)
             with anyio.move_on_after(0.1):

@@ -53,8 +53,8 @@ SKIPPED = (
 
 PROTECTED = (
     *(".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir"),
-    *(".kaizen", "kaizen.toml", ".env", ".envrc", ".mcp.json", ".vscode", ".idea"),
-    *(".bashrc", ".bash_profile", ".profile", ".zshrc", ".zshenv", ".ssh"),
+    *(".kaizen", "kaizen.toml", ".env", ".envrc", ".mcp.json", ".vscode", ".ssh"),
+    *(".bashrc", ".bash_profile", ".profile", ".zshrc"),
 )
 """What other programs take for configuration, and run what it says."""
 

@@ -16,7 +16,7 @@ from kaizen.errors import ToolError
 from kaizen.tools import FunctionTool, tool
 from pydantic import Field
 
-from kaizen_tools._order import Order, is_below
+from kaizen_tools._order import Order, Terms, is_below
 from kaizen_tools._roots import Root, Roots
 from kaizen_tools._running import started
 from kaizen_tools._sandbox import Sandbox, find_sandbox
@@ -30,8 +30,8 @@ _MAX_COMMAND = 100_000
 _MARGIN_S = 20.0
 _TRIAL_S = 10.0
 _TRIAL = 'set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" && echo confined'
-"""Says so only if it runs, may write where it may, and sees nothing beside that: not what is
-beside its home, unless that is in a root."""
+"""Says so only if it runs, may write where it may, and sees nothing beside that: not what
+is beside its home, unless that is in a root."""
 _NO_SANDBOX = """\
 It is not confined: it may do whatever the user may, and its clean environment hides no
 secret from it."""
@@ -49,13 +49,31 @@ async def opened_shell(
     Raises:
         ConfigurationError: The settings demand a sandbox that does not work.
     """
-    spawner = Spawner()
-    try:
-        shell = Shell(roots, settings, spawner)
-        shell.sandbox = await find_sandbox(settings.bash, roots, directory, shell.problem)
-        if shell.sandbox.backend == "none":
-            _LOG.warning("bash_command is not confined: %s", shell.sandbox.problem)
+
+    async def trial(sandbox: Sandbox) -> str:
+        async with _shell(roots, settings, sandbox) as shell:
+            return await shell.problem()
+
+    sandbox = await find_sandbox(settings.bash, roots, directory, trial)
+    if sandbox.backend == "none":
+        _LOG.warning("bash_command is not confined: %s", sandbox.problem)
+    async with _shell(roots, settings, sandbox) as shell:
         yield shell
+
+
+@asynccontextmanager
+async def _shell(
+    roots: Roots, settings: ToolsSettings, sandbox: Sandbox
+) -> AsyncGenerator[Shell]:
+    terms = Terms(
+        processes=settings.bash.processes,
+        grace_s=settings.bash.grace_s,
+        limits=_limits(settings.bash),
+        confinement=sandbox.confinement,
+    )
+    spawner = Spawner(terms)
+    try:
+        yield Shell(roots, settings, spawner, sandbox)
     finally:
         with anyio.CancelScope(shield=True):
             await run_sync(spawner.close)
@@ -68,12 +86,15 @@ class Shell:
         sandbox: What they run in.
     """
 
-    def __init__(self, roots: Roots, settings: ToolsSettings, spawner: Spawner) -> None:
+    def __init__(
+        self, roots: Roots, settings: ToolsSettings, spawner: Spawner, sandbox: Sandbox
+    ) -> None:
+        self._roots = roots
         self._root = roots.first_directory
         self._settings = settings.bash
         self._max_chars = settings.max_output_chars
         self._spawner = spawner
-        self.sandbox = Sandbox(backend="none", problem="nobody has looked for one yet")
+        self.sandbox = sandbox
 
     def tool(self) -> FunctionTool:
         """Return the tool. What it says of its danger follows from the sandbox."""
@@ -111,17 +132,16 @@ class Shell:
             )
         shell = (str(self._settings.shell), "-c", "--", command)
         limit_s = min(timeout_s, self._settings.timeout_s)
-        return await self._run(self._directory(), shell, self.sandbox, limit_s)
+        return await self._run(self._directory(), shell, limit_s)
 
-    async def problem(self, sandbox: Sandbox) -> str:
-        """Return what is wrong with a sandbox, found by running something in it."""
+    async def problem(self) -> str:
+        """Return what is wrong with the sandbox, found by running something in it."""
         if self._root is None:
             return ""
         temporary = os.path.realpath(tempfile.gettempdir())  # noqa: ASYNC240 - once
-        inside = any(is_below(f"{temporary}/", root.path) for root in sandbox.roots)
+        inside = any(is_below(f"{temporary}/", root.path) for root in self._roots)
         command = f"MOST={3 if inside else 2}; {_TRIAL}"
-        shell = ("/bin/sh", "-c", command)
-        result = await self._run(self._root, shell, sandbox, _TRIAL_S)
+        result = await self._run(self._root, ("/bin/sh", "-c", command), _TRIAL_S)
         if result["stdout"] == "confined\n":
             return ""
         lines = [line for line in result["stderr"].splitlines() if line.strip()]
@@ -135,26 +155,23 @@ class Shell:
         return self._root
 
     async def _run(
-        self, root: Root, command: tuple[str, ...], sandbox: Sandbox, timeout_s: float
+        self, root: Root, command: tuple[str, ...], timeout_s: float
     ) -> dict[str, Any]:
         def order(private: str) -> Order:
             return Order(
                 command=command,
-                environment=self._environment(private, sandbox),
+                environment=self._environment(private),
                 directory=root.path,
-                processes=self._settings.processes,
-                grace_s=self._settings.grace_s,
-                limits=_limits(self._settings),
-                confinement=sandbox.confinement(private),
+                private=private,
             )
 
         async with started(
             self._spawner, root.descriptor, order, self._settings, self._max_chars
         ) as running:
             await running.finish(timeout_s)
-        return {**running.result(self._max_chars), "sandbox": sandbox.backend}
+        return {**running.result(self._max_chars), "sandbox": self.sandbox.backend}
 
-    def _environment(self, private: str, sandbox: Sandbox) -> Mapping[str, str]:
+    def _environment(self, private: str) -> Mapping[str, str]:
         named = {
             name: os.environ[name] for name in self._settings.env if name in os.environ
         }
@@ -162,7 +179,7 @@ class Shell:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "HOME": f"{private}/home",
-            "TMPDIR": sandbox.temporary(private),
+            "TMPDIR": self.sandbox.temporary(private),
             **named,
         }
 
@@ -173,19 +190,18 @@ class Shell:
         return "\n".join([*lines, "", *self._bounds()]).strip()
 
     def _bounds(self) -> list[str]:
-        sandbox = self.sandbox
+        sandbox, protected = self.sandbox, self._settings.protected
         if sandbox.backend == "none":
             return [_NO_SANDBOX.replace("\n", " ")]
         bounds = [
             "It is confined: it can change files below "
-            + ", ".join(repr(root.path) for root in sandbox.roots)
+            + ", ".join(repr(root.path) for root in self._roots)
             + " and in $HOME and $TMPDIR, which are private and removed afterwards; "
             "it can read the system and nothing else.",
         ]
-        if sandbox.protected:
-            names = ", ".join(sandbox.protected)
-            bounds.append(f"What it can only read there: {names}.")
-        if sandbox.protected and sandbox.backend == "landlock":
+        if protected:
+            bounds.append(f"What it can only read there: {', '.join(protected)}.")
+        if protected and sandbox.backend == "landlock":
             bounds.append(
                 "Directories that hold, or could hold, one of these take no new names, and "
                 "lose none; the files and directories in them can be changed. No rights, "

@@ -9,35 +9,92 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import select
 import signal
+import socket
 import sys
 import time
 
-from kaizen_tools._bubblewrap import Placeholders, arguments
-from kaizen_tools._landlock import confine, refuse_calls
-from kaizen_tools._order import Order
+from kaizen_tools._bubblewrap import Placeholders
+from kaizen_tools._command import NOT_STARTED, become_command
+from kaizen_tools._order import Order, Terms, block, read_block
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["supervise"]
+__all__ = ["Starting", "prepare", "remove_tree", "supervise"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _TICK_MS = 50
 _KILL_S = 10.0
+_REMOVE_S = 3.0
 _FREEZES = 20
 _OF_BUBBLEWRAP = 2
-_NOT_STARTED = 126
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
-def supervise(control: int, directory: int, outputs: tuple[int, int]) -> None:
+def prepare(terms: Terms, own: int) -> Starting:
+    """Do what can be done before there is an order.
+
+    Args:
+        own: A descriptor that the command must not hold open.
+    """
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _become_subreaper()
+    _become_urgent()
+    channel, theirs = socket.socketpair()
+    process = os.fork()
+    if not process:
+        try:
+            channel.close()
+            os.close(own)
+            become_command(terms, theirs)
+        finally:
+            os._exit(NOT_STARTED)
+    theirs.close()
+    return Starting(process, channel)
+
+
+class Starting:
+    """The process that is to become the command, in a session of its own.
+
+    Attributes:
+        process: Its process id.
+    """
+
+    def __init__(self, process: int, channel: socket.socket) -> None:
+        self.process = process
+        self._channel = channel
+
+    def begin(self, text: bytes, descriptors: list[int]) -> None:
+        """Tell it the order, and what it writes to; it waits for what is protected."""
+        socket.send_fds(self._channel, [b"."], descriptors)
+        self._channel.sendall(block(text))
+
+    def run(self, kept: tuple[str, ...]) -> None:
+        """Let it become the command."""
+        self._channel.sendall(block(os.fsencode("\0".join(kept))))
+        self._channel.close()
+
+    def give_up(self) -> None:
+        """End it, if it is not the command yet."""
+        self._channel.close()
+        os.waitpid(self.process, 0)
+
+
+def supervise(
+    terms: Terms,
+    starting: Starting,
+    control: int,
+    directory: int,
+    outputs: Sequence[int],
+) -> None:
     """Run a command, and report how it ended.
 
     Args:
@@ -48,67 +105,75 @@ def supervise(control: int, directory: int, outputs: tuple[int, int]) -> None:
         directory: Where it runs.
         outputs: What it writes to.
     """
-    os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    order = _read_order(control)
-    placeholders = _placeholders(order)
+    with open(control, "rb", buffering=0, closefd=False) as orders:
+        text = read_block(orders)
+    starting.begin(text, [directory, *outputs])
+    order = Order.decoded(text)
+    placeholders = _placeholders(terms)
     try:
         try:
-            child = _start(order, directory, outputs, placeholders)
+            _require_program(order.command[0])
+            starting.run(placeholders.make() if placeholders is not None else ())
         except OSError as error:
+            starting.give_up()
+            remove_tree(order.private, float("inf"))
             os.write(outputs[1], f"the command could not be started: {error}\n".encode())
-            _send_report(control, f"0 0\n{_NOT_STARTED} 0 \n")
+            _send_report(control, f"0 0\n{NOT_STARTED} 0 \n")
             return
         for descriptor in (directory, *outputs):
             os.close(descriptor)
-        _send_report(control, f"{os.getpid()} {child}\n")
-        status, left, stopped = _watch(order, child, control)
+        _send_report(control, f"{os.getpid()} {starting.process}\n")
+        status, left, stopped = _watch(terms, starting.process, control)
     finally:
         if placeholders is not None:
             placeholders.remove()
+        remove_tree(order.private, time.monotonic() + _REMOVE_S)
     _send_report(control, f"{_exit_code(status)} {left} {stopped}\n")
+    # What is still there is much, and nobody has to wait for its end.
+    remove_tree(order.private, float("inf"))
 
 
-def _placeholders(order: Order) -> Placeholders | None:
-    wanted = order.confinement
+def remove_tree(path: str, deadline: float) -> None:
+    """Remove a directory with all that is in it, as far as that goes until a deadline.
+
+    Nobody changes it meanwhile: all that could is gone.
+    """
+    try:
+        os.chmod(path, 0o700)  # noqa: PTH101 - paths are strings here
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path, deadline)
+                elif time.monotonic() < deadline:
+                    os.unlink(entry.path)  # noqa: PTH108
+        os.rmdir(path)  # noqa: PTH106
+    except (OSError, RecursionError):
+        return
+
+
+def _require_program(path: str) -> None:
+    if not os.access(path, os.X_OK):
+        raise FileNotFoundError(2, "no such program", path)
+
+
+def _placeholders(terms: Terms) -> Placeholders | None:
+    wanted = terms.confinement
     is_wrapped = wanted is not None and wanted.backend == "bubblewrap"
     return Placeholders(wanted) if wanted is not None and is_wrapped else None
 
 
-def _watch(order: Order, child: int, control: int) -> tuple[int, int, str]:
+def _watch(terms: Terms, child: int, control: int) -> tuple[int, int, str]:
     """Wait until a command ends or has to, and end all of it.
 
     Returns:
         Its status, how many processes are left, and why it was stopped.
     """
-    _become_urgent()
-    own = _OF_BUBBLEWRAP if _placeholders(order) is not None else 0
-    status, stopped = _wait(child, control, order.processes + own)
-    if stopped == "asked" and order.grace_s:
-        status = _let_end(child, order, own)
+    own = _OF_BUBBLEWRAP if _placeholders(terms) is not None else 0
+    status, stopped = _wait(child, control, terms.processes + own)
+    if stopped == "asked" and terms.grace_s:
+        status = _let_end(child, terms, own)
     status, left = _end(child, status)
     return status, left, stopped
-
-
-def _read_order(control: int) -> Order:
-    length = b""
-    while not length.endswith(b"\n"):
-        length += _read(control, 1)
-    missing = int(length)
-    pieces = []
-    while missing:
-        pieces.append(_read(control, min(missing, 1 << 16)))
-        missing -= len(pieces[-1])
-    return Order.decoded(b"".join(pieces))
-
-
-def _read(control: int, count: int) -> bytes:
-    piece = os.read(control, count)
-    if not piece:
-        raise EOFError("nobody wants the command any more")
-    return piece
 
 
 def _send_report(control: int, line: str) -> None:
@@ -136,67 +201,6 @@ def _become_urgent() -> None:
         return
 
 
-def _start(
-    order: Order,
-    directory: int,
-    outputs: tuple[int, int],
-    placeholders: Placeholders | None,
-) -> int:
-    """Start the command in a session of its own, with its limits."""
-    if not os.access(order.command[0], os.X_OK):
-        raise FileNotFoundError(2, "no such program", order.command[0])
-    kept = placeholders.make() if placeholders is not None else ()
-    # What the command leaves behind is to come here, and not before it is started.
-    _become_subreaper()
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.setsid()
-        os.fchdir(directory)
-        for number in (*_ENDING, *_IGNORED_BY_PYTHON):
-            signal.signal(number, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(outputs[0], 1)
-        os.dup2(outputs[1], 2)
-        command = _confined(order, kept)
-        for name, value in order.limits.items():
-            _limit(getattr(resource, name), value)
-        if _HAS_PROC:
-            # It counts the threads of the user, of whom there are no more than of all; a
-            # second line behind the counting here. The kernel does not enforce it on root.
-            _limit(resource.RLIMIT_NPROC, _thread_count() + order.processes)
-        os.execve(command[0], command, dict(order.environment))  # noqa: S606
-    except BaseException as error:  # noqa: BLE001 - this process is a copy, and ends here
-        os.write(2, f"the command could not be started: {error}\n".encode())
-    os._exit(_NOT_STARTED)
-
-
-def _confined(order: Order, kept: tuple[str, ...]) -> list[str]:
-    """Confine this process if the order wants that, and return what to execute."""
-    wanted = order.confinement
-    if wanted is None:
-        return list(order.command)
-    program = bytes.fromhex(wanted.program_filter)
-    wanted.require_roots()
-    if wanted.backend == "landlock":
-        confine(wanted)
-        refuse_calls(program)
-        return list(order.command)
-    source, sink = os.pipe()
-    os.write(sink, program)
-    os.close(sink)
-    os.set_inheritable(source, True)
-    return [*arguments(wanted, order.directory, kept, source), *order.command]
-
-
-def _limit(kind: int, value: int) -> None:
-    """Set a limit, or keep the one that there is if it is stricter."""
-    _, hard = resource.getrlimit(kind)
-    most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (most, most))
-
-
 def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
     """Wait until the command ends or has to.
 
@@ -218,7 +222,7 @@ def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
             return None, "processes"
 
 
-def _let_end(child: int, order: Order, own: int) -> int | None:
+def _let_end(child: int, terms: Terms, own: int) -> int | None:
     """Ask everything to end, and give it time, but not to multiply.
 
     Args:
@@ -228,13 +232,13 @@ def _let_end(child: int, order: Order, own: int) -> int | None:
     Returns:
         The status of the command, if it ends.
     """
-    deadline = time.monotonic() + order.grace_s
+    deadline = time.monotonic() + terms.grace_s
     for process in _descendants()[own:]:
         _send(os.kill, process, signal.SIGTERM)
     if not _HAS_PROC:
         _send(os.killpg, child, signal.SIGTERM)
     status, pause = None, 0.001
-    while time.monotonic() < deadline and not _are_over(order.processes + own):
+    while time.monotonic() < deadline and not _are_over(terms.processes + own):
         found, is_all = _reap(child)
         status = found if status is None else status
         if is_all:
@@ -265,8 +269,28 @@ def _end(child: int, status: int | None) -> tuple[int, int]:
             _send(os.killpg, child, signal.SIGKILL)
         for process in _frozen():
             _send(os.kill, process, signal.SIGKILL)
-        time.sleep(pause)
+        _wait_for_a_child(pause)
         pause = min(pause * 2, 0.02)
+
+
+def _wait_for_a_child(timeout_s: float) -> None:
+    """Wait until a child ends, but not longer than this."""
+    poll = select.poll()
+    opened = []
+    try:
+        for child in _children(os.getpid()) if hasattr(os, "pidfd_open") else ():
+            try:
+                opened.append(os.pidfd_open(child))
+            except OSError:
+                continue
+            poll.register(opened[-1], select.POLLIN)
+        if opened:
+            poll.poll(timeout_s * 1000)
+        else:
+            time.sleep(timeout_s)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _frozen() -> set[int]:
@@ -355,14 +379,6 @@ def _all_children() -> dict[int, list[int]]:
             continue
         children.setdefault(parent, []).append(int(name))
     return children
-
-
-def _thread_count() -> int:
-    try:
-        with open("/proc/loadavg", "rb") as file:  # noqa: PTH123 - starts faster
-            return int(file.read().split()[3].partition(b"/")[2])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _exit_code(status: int) -> int:

@@ -1,0 +1,113 @@
+"""The process that becomes a command, as soon as it is known which."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from io import BufferedReader
+from typing import TypeAlias
+
+from kaizen_tools._bubblewrap import Wrapper
+from kaizen_tools._landlock import Ruleset, refuse_calls
+from kaizen_tools._order import Confinement, Order, Terms, read_block
+
+__all__ = ["NOT_STARTED", "become_command"]
+
+NOT_STARTED = 126
+"""How a command ends that could not be started, as shells have it."""
+Confine: TypeAlias = Callable[[Order, tuple[str, ...]], list[str]]
+"""Confines this process, if that is wanted, and returns what to execute."""
+_DESCRIPTORS = 3
+_USUAL = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGTERM),  # the supervisor ignores them
+    *(signal.SIGPIPE, signal.SIGXFSZ),  # Python does
+)
+
+
+def become_command(terms: Terms, channel: socket.socket) -> None:
+    """Wait for what the supervisor says, and execute it; end if it says nothing.
+
+    Args:
+        channel: Brings the directory that the command runs in, its output and its errors,
+            as descriptors; then the order; then what bubblewrap has to protect.
+    """
+    os.setsid()
+    for number in _USUAL:
+        signal.signal(number, signal.SIG_DFL)
+    confine = _prepared(terms.confinement)
+    _, received, _, _ = socket.recv_fds(channel, 1, _DESCRIPTORS)
+    if len(received) < _DESCRIPTORS:
+        os._exit(0)
+    for descriptor in received:
+        os.set_inheritable(descriptor, False)
+    directory, output, errors = received
+    os.fchdir(directory)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    try:
+        _execute(terms, channel.makefile("rb"), confine)
+    except EOFError:  # The supervisor has said why.
+        os._exit(NOT_STARTED)
+    except BaseException as error:  # noqa: BLE001 - this process ends here
+        os.write(2, f"the command could not be started: {error}\n".encode())
+        os._exit(NOT_STARTED)
+
+
+def _prepared(wanted: Confinement | None) -> Confine:
+    """Do what can be done before the order comes."""
+    if wanted is None:
+        return lambda order, kept: list(order.command)
+    try:
+        if wanted.backend == "bubblewrap":
+            return Wrapper(wanted).arguments
+        ruleset = Ruleset(wanted)
+    except OSError as problem:
+        return partial(_fail, problem)
+    program = bytes.fromhex(wanted.program_filter)
+
+    def confine(order: Order, kept: tuple[str, ...]) -> list[str]:
+        ruleset.confine((order.home, order.temporary))
+        refuse_calls(program)
+        return list(order.command)
+
+    return confine
+
+
+def _fail(problem: OSError, order: Order, kept: tuple[str, ...]) -> list[str]:
+    raise problem
+
+
+def _execute(terms: Terms, said: BufferedReader, confine: Confine) -> None:
+    order = Order.decoded(read_block(said))
+    kept = tuple(path for path in os.fsdecode(read_block(said)).split("\0") if path)
+    if terms.confinement is not None:
+        terms.confinement.require_roots()
+    command = confine(order, kept)
+    for name, value in terms.limits.items():
+        _limit(getattr(resource, name), value)
+    if threads := _thread_count():
+        # It counts the threads of the user, of whom there are no more than of all; a
+        # second line behind the supervisor's counting. The kernel does not enforce it on
+        # root.
+        _limit(resource.RLIMIT_NPROC, threads + terms.processes)
+    os.execve(command[0], command, dict(order.environment))  # noqa: S606
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit, or keep the one that there is if it is stricter."""
+    _, hard = resource.getrlimit(kind)
+    most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _thread_count() -> int:
+    try:
+        with open("/proc/loadavg", "rb") as file:  # noqa: PTH123 - paths are strings here
+            return int(file.read().split()[3].partition(b"/")[2])
+    except (OSError, ValueError, IndexError):
+        return 0
