@@ -643,6 +643,8 @@ class Model:
         now["messages"] = [(*each[:3], False) for each in now["messages"]]
 
     def model_replied(self, entry: ModelReplied, now: dict[str, Any]) -> None:
+        now["closed"] = {}
+        now["messages"] = [(*each[:3], False) for each in now["messages"]]
         now["messages"].append((entry.message.role, entry.message.text, "", False))
         self.call_ids |= {use.id for use in entry.message.tool_uses}
         self.model_charged(entry, now)

@@ -112,6 +112,8 @@ class Past:
                 self.results |= self._closing
                 self._closing.clear()
             case ModelReplied():
+                self.results |= self._closing  # also if nobody was asked
+                self._closing.clear()
                 self._replies[entry.cycle] = _reply(entry)
                 self._failed.pop(entry.cycle, None)
                 self._gave.pop(entry.cycle, None)

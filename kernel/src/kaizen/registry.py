@@ -267,6 +267,7 @@ BROUGHT_BY = {
     ("CheckpointStore", "redis"): "kaizen-redis",
     ("CheckpointStore", "s3"): "kaizen-s3",
     ("MemoryStore", "sqlite"): "kaizen-sqlite",
+    ("CacheStore", "memory"): "kaizen-cache",
     **{("Channel", name): "kaizen-control" for name in ("cli", "http", "stdio")},
     **{
         ("Tool", name): "kaizen-tools"

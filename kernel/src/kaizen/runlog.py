@@ -442,6 +442,8 @@ class ModelReplied(Entry):
     cached: bool = False
 
     def apply(self, state: RunState) -> None:
+        if state.closed:  # as when it is asked; who answers from a cache asks nobody
+            state.closed = ()
         state.messages.append(self.message)
         for use in self.message.tool_uses:
             state.know(use.id)
