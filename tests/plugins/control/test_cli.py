@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import termios
@@ -20,8 +21,9 @@ import pytest
 from anyio import to_thread
 from kaizen import Answer, NotAnsweredError, PendingRequest
 from kaizen_control import CLITransport, ControlProtocol, TransportClosedError
-from kaizen_control._showing import visible
+from kaizen_control._showing import rendered, visible
 from kaizen_control._terminal import Terminal
+from rich.cells import cell_len
 
 from tests.plugins.control._terminal import Seat, seat
 
@@ -54,6 +56,7 @@ LONG = replace(
     },
 )
 SHORT_PROMPT = "[y]es / [n]o: "
+LONG_WORDS = "Type 'write_file' or 'yes' / [n]o: "
 LONG_PROMPT = "Type 'write_file' or 'yes' / [n]o / always, by the rule above: "
 
 
@@ -288,16 +291,130 @@ async def test_no_key_that_turns_pages_approves() -> None:
         assert asked.outcomes == {}
 
 
-async def test_who_has_seen_enough_may_refuse_before_the_last_page() -> None:
+@pytest.mark.parametrize("keys", ["\x03", "\x04", "yes\x03"])
+async def test_ctrl_c_and_the_end_of_input_refuse_also_before_the_last_page(
+    keys: str,
+) -> None:
     async with asking(height=24) as asked:
         asked.ask(LONG)
         await asked.terminal.sees("Enter for more -- ")
+
+        await asked.terminal.types(keys)
+
+        assert await asked.answer(LONG) == Answer(principal="me")
+        assert LONG_PROMPT not in asked.terminal.seen
+
+
+async def test_a_long_question_is_declined_before_the_last_page() -> None:
+    async with asking(height=24) as asked:
+        long = replace(QUESTION, details=LONG.details)
+        asked.ask(long)
+        await asked.terminal.sees("Enter for more -- ")
+
         await asked.terminal.types("\x03")
-        await asked.terminal.sees(LONG_PROMPT)
 
-        await asked.terminal.types("n\n")
+        assert await asked.problem(long) == "was declined"
 
-        assert not (await asked.answer(LONG)).approved
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(5, 80), (2, 80), (1, 80), (24, 19), (24, 7), (3, 3), (0, 0)]
+)
+async def test_on_a_terminal_that_shows_too_little_no_single_key_approves(
+    height: int, width: int
+) -> None:
+    async with asking(height=height, width=width) as asked:
+        asked.ask(APPROVAL)
+        async for _ in pages(asked.terminal):
+            await asked.terminal.types("\n")
+
+        await asked.terminal.types("y\n")
+        await asked.terminal.sees(LONG_WORDS)
+        assert asked.outcomes == {}
+        await asked.terminal.types("yes\n")
+        assert (await asked.answer(APPROVAL)).approved
+
+
+async def test_no_page_is_longer_than_the_screen() -> None:
+    async with asking(height=8, width=30) as asked:
+        asked.ask(APPROVAL)
+        async for page in pages(asked.terminal):
+            assert len(page.split("\n")) <= 8
+            assert max(len(line) for line in page.split("\n")[:-1]) < 30
+            await asked.terminal.types("\n")
+
+
+async def pages(terminal: Seat) -> AsyncGenerator[str]:
+    """Give each page but the last, and return at the prompt for an approval."""
+    while not (page := await terminal.sees(": ")).endswith("[n]o: "):
+        if re.search(r"-- \d+ of \d+: $", page):
+            await terminal.sees(" -- ")
+            yield page
+
+
+def shown(details: dict[str, object], width: int = 80) -> list[str]:
+    return rendered(replace(APPROVAL, details=details), width=width)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"a.b": 1}, {"a": {"b": 1}}),
+        ({"a": {"b.c": 1}}, {"a": {"b": {"c": 1}}}),
+        ({'"a"': 1}, {"a": 1}),
+        ({"": 1}, {'""': 1}),
+        ({"\u3164": 1}, {"\\u3164": 1}),
+        ({"x" * 500: 1}, {"x" * 499: 1}),
+        ({"x" * 120 + "a": 1}, {"x" * 120 + "b": 1}),
+        ({"a": "1"}, {"a": 1}),
+        ({"a": {}}, {"a": "{}"}),
+        ({"a": {"b": {"c": {"d": 1}}}}, {"a": {"b": {"c": '{"d": 1}'}}}),
+    ],
+)
+def test_two_actions_never_look_the_same(
+    first: dict[str, object], second: dict[str, object]
+) -> None:
+    assert shown(first) != shown(second)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_nothing_of_a_long_name_or_value_is_left_out(width: int) -> None:
+    name = "".join(f"_{number}" for number in range(200))
+    value = "".join(f"{number} " for number in range(200)) + "ü漢" * 40
+
+    lines = shown({name: value}, width)
+
+    names = min(28, width // 3)
+    assert name in "".join(line[:names].strip() for line in lines)
+    told = "".join(line[names:].replace(" ", "") for line in lines)
+    assert value.replace(" ", "") in told
+    assert max(cell_len(line) for line in lines) <= width
+
+
+def test_the_rest_of_a_long_name_cannot_look_like_the_next_field() -> None:
+    lines = shown({"x" * 28 + "tool": 'y"' * 100, "tool": "delete_all"})
+
+    assert len([line for line in lines if line.startswith("tool")]) == 1
+
+
+async def test_showing_a_megabyte_holds_up_nobody() -> None:
+    late = 0.0
+    async with asking() as asked:
+        large = replace(APPROVAL, details={"content": "é" * 400_000})
+        asked.ask(large)
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal late
+                while True:
+                    before = anyio.current_time()
+                    await anyio.sleep(0.001)
+                    late = max(late, anyio.current_time() - before)
+
+            tasks.start_soon(watch)
+            await asked.terminal.sees("Enter for more")
+            tasks.cancel_scope.cancel()
+
+    assert late < 0.3
 
 
 async def test_what_was_typed_before_a_question_does_not_answer_it() -> None:
@@ -370,8 +487,8 @@ async def test_nothing_that_was_written_pretends_to_be_something_else(
         "agent": replace(APPROVAL, agent_path=(text,), principal=text),
         "progress": QUESTION,
     }[where]
-    shown = shown if where == "value" else shown.replace("\\r", "\\u000d")
-    shown = shown if where == "value" else shown.replace("\\b", "\\u0008")
+    if where not in ("value", "key"):  # which are quoted as JSON
+        shown = shown.replace("\\r", "\\u000d").replace("\\b", "\\u0008")
     async with asking(width=160) as asked:
         if where == "progress":
             await asked.protocol.progress(text)
@@ -379,7 +496,11 @@ async def test_nothing_that_was_written_pretends_to_be_something_else(
         seen = await asked.terminal.sees("run:ask_1")
         seen += await asked.terminal.sees(": ")
 
-        assert shown in seen
+        if where == "key":  # a column of its own, in which it is folded
+            lines = [line[:28].strip() for line in seen.split("\n")]
+            assert shown.replace(" ", "") in "".join(lines).replace(" ", "")
+        else:
+            assert shown in seen
         for character in seen.replace("\n", ""):
             assert visible(character) == character, ascii(seen)
             assert character.isprintable(), ascii(seen)

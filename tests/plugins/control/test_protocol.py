@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from time import time
 from typing import Any
 
@@ -13,7 +14,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 from kaizen import Answer, AnswerRefusedError, NotAnsweredError, PendingRequest
-from kaizen_control import ControlProtocol, MemoryTransport, Outgoing, _protocol
+from kaizen_control import (
+    ControlProtocol,
+    MemoryTransport,
+    Outgoing,
+    Received,
+    _protocol,
+)
+from kaizen_control._company import company
 
 pytestmark = pytest.mark.anyio
 
@@ -644,3 +652,262 @@ async def test_an_answer_that_cannot_be_looked_at_stops_nothing_else(
         assert problem == "it could not be looked at"
         assert (await until(asking)).answer.text == "right"
     assert "ZeroDivisionError" in caplog.text
+
+
+CATASTROPHE = "^(a+)+$"
+VICTIM = "a" * 60 + "!"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"patternProperties": {CATASTROPHE: {"type": "integer"}}},
+        {
+            "patternProperties": {CATASTROPHE: {"type": "integer"}},
+            "additionalProperties": True,
+        },
+        {
+            "patternProperties": {CATASTROPHE: {"type": "integer"}},
+            "additionalProperties": {"type": "integer"},
+        },
+        {
+            "allOf": [{"patternProperties": {CATASTROPHE: {"type": "integer"}}}],
+            "unevaluatedProperties": {"type": "integer"},
+        },
+        {"propertyNames": {"not": {"pattern": CATASTROPHE}}},
+        {
+            "propertyNames": {
+                "not": {
+                    "$schema": "http://json-schema.org/draft-07/schema#",
+                    "pattern": CATASTROPHE,
+                }
+            }
+        },
+        {
+            "allOf": [
+                {
+                    "$schema": "http://json-schema.org/draft-07/schema#",
+                    "patternProperties": {CATASTROPHE: {}},
+                }
+            ]
+        },
+    ],
+)
+async def test_a_pattern_that_takes_for_ever_holds_up_nothing(
+    schema: dict[str, Any],
+) -> None:
+    async with line() as control:
+        asked = replace(QUESTION, schema={"type": "object", **schema})
+        asking = await control.ask(asked)
+
+        with anyio.fail_after(3):
+            await control.transport.answer(asked, value={VICTIM: 1})
+
+        assert (await until(asking)).answer.value == {VICTIM: 1}
+
+
+async def test_other_properties_are_still_checked() -> None:
+    async with line() as control:
+        asked = replace(
+            QUESTION,
+            schema={"properties": {"a": {}}, "additionalProperties": False},
+        )
+        await control.ask(asked)
+
+        assert "does not fit" in await control.refused(asked, value={"b": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ([{"n": each} for each in range(2_400)], True),
+        ([{"n": each % 2_399} for each in range(2_400)], False),
+        ([1, 1.0], False),
+        ([1, True], True),
+        ([0, False], True),
+        ([[1], [True]], True),
+        ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], False),
+        (["1", 1, None, [], {}], True),
+    ],
+)
+async def test_equal_items_are_found_in_a_moment(value: list[Any], fits: bool) -> None:
+    async with line() as control:
+        asked = replace(QUESTION, schema={"type": "array", "uniqueItems": True})
+        await control.ask(asked)
+
+        with anyio.fail_after(3):
+            if fits:
+                await control.transport.answer(asked, value=value)
+            else:
+                assert "same item twice" in await control.refused(asked, value=value)
+
+
+async def test_a_schema_that_takes_for_ever_is_given_up() -> None:
+    levels = {
+        f"l{level}": {"allOf": [{"$ref": f"#/$defs/l{level + 1}"}] * 2}
+        for level in range(40)
+    }
+    schema = {"$defs": {**levels, "l40": {}}, "$ref": "#/$defs/l0"}
+    async with line() as control:
+        asked = replace(QUESTION, schema=schema)
+        await control.ask(asked)
+
+        with anyio.fail_after(9), pytest.raises(AnswerRefusedError, match="nobody can"):
+            await control.transport.answer(asked, text="left")
+
+
+async def test_an_answer_that_takes_long_to_look_at_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = replace(QUESTION, id="run:ask_2")
+    may_go_on = anyio.Event()
+
+    async def fitting(request: PendingRequest, *_: object, **__: object) -> Answer:
+        if request.id == slow.id:
+            await may_go_on.wait()
+        return Answer(text="left")
+
+    monkeypatch.setattr(_protocol, "fitting", fitting)
+    async with line() as control:
+        asking, slowly = await control.ask(QUESTION), await control.ask(slow)
+        control.tasks.start_soon(partial(control.transport.answer, slow, text="left"))
+        await anyio.wait_all_tasks_blocked()
+
+        with anyio.fail_after(5):
+            await control.transport.answer(QUESTION, text="left")
+
+        assert (await until(asking)).answer.text == "left"
+        assert not slowly.over.is_set()
+        may_go_on.set()
+        assert (await until(slowly)).answer.text == "left"
+
+
+async def test_answers_to_one_request_do_not_heap_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fitting(*_: object, **__: object) -> Answer:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(_protocol, "fitting", fitting)
+    async with line() as control:
+        await control.ask(QUESTION)
+        for _ in range(20):
+            answer = partial(control.transport.answer, QUESTION, text="left")
+            control.tasks.start_soon(suppressed, answer)
+            await anyio.wait_all_tasks_blocked()
+
+        assert "many have answered" in await control.refused(QUESTION, text="left")
+
+
+async def suppressed(answer: Callable[[], Awaitable[None]]) -> None:
+    with suppress(AnswerRefusedError):
+        await answer()
+
+
+async def test_an_answer_that_has_come_counts_also_when_the_other_side_goes_at_once() -> (
+    None
+):
+    class Hasty(MemoryTransport):
+        async def receive(self) -> Received:
+            received = await super().receive()
+            self.hang_up()
+            return received
+
+    transport = Hasty()
+    async with (
+        ControlProtocol(transport) as protocol,
+        anyio.create_task_group() as tasks,
+    ):
+        asking = Asking(NUMBER)
+        tasks.start_soon(asking.ask, protocol)
+        await anext(transport)
+        with suppress(AnswerRefusedError):
+            await transport.answer(NUMBER, value=7)
+        assert (await until(asking)).answer.value == 7
+
+
+async def test_a_channel_that_is_closed_with_an_answer_unseen_lets_nobody_wait() -> None:
+    for rounds in range(8):
+        transport = MemoryTransport()
+        asking = Asking(NUMBER)
+        async with anyio.create_task_group() as outer:
+            async with ControlProtocol(transport) as protocol:
+                outer.start_soon(asking.ask, protocol)
+                await anext(transport)
+                outer.start_soon(suppressed, partial(transport.answer, NUMBER, value=7))
+                for _ in range(rounds):
+                    await anyio.lowlevel.checkpoint()
+
+            await until(asking)
+
+
+async def test_progress_says_on_whose_behalf_its_run_acts_once_that_is_known() -> None:
+    async with line(progress_interval_s=0) as control:
+        await control.protocol.progress("early", run_path=("a", "b"))
+        await untold(control, "early")
+        mine = replace(QUESTION, principal="alice", run_path=("a", "c"))
+        await control.ask(mine)
+        await control.transport.answer(mine, text="left")
+        for number, path in enumerate([("a", "b"), ("a",), ("x", "a"), ("b",), ()]):
+            await control.protocol.progress(f"step {number}", run_path=path)
+            await untold(control, f"step {number}")
+
+        assert [each.principal for each in control.transport.progressed] == [
+            *("", "alice", "alice", "", "", "")
+        ]
+
+
+async def untold(control: Line, message: str) -> None:
+    with anyio.fail_after(5):
+        while not told(control, message):
+            await control.transport.changed()
+
+
+async def test_a_memory_transport_that_is_opened_again_waits_for_answers() -> None:
+    transport = MemoryTransport()
+    for _ in range(2):
+        async with transport.opened(), anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.receive)
+
+            with anyio.fail_after(3):  # a task that only looks busy never blocks
+                await anyio.wait_all_tasks_blocked()
+
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("failing", [True, False])
+async def test_what_the_block_raises_comes_out_also_when_a_task_fails_as_well(
+    failing: bool,
+) -> None:
+    async def fail() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if failing:
+                raise ZeroDivisionError
+
+    async def block() -> None:
+        async with company() as tasks:
+            tasks.start_soon(fail)
+            await anyio.wait_all_tasks_blocked()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        await block()
+
+    notes = getattr(caught.value, "__notes__", [])
+    assert ["ZeroDivisionError" in each for each in notes] == [True] * failing
+
+
+async def test_what_a_task_raises_comes_out_where_the_block_raises_nothing() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def block() -> None:
+        async with company() as tasks:
+            tasks.start_soon(fail)
+            await anyio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup):
+        await block()

@@ -12,6 +12,7 @@ import pytest
 from kaizen import (
     AgentInterrupted,
     Answer,
+    AnswerRefusedError,
     BaseAgent,
     CallNext,
     Kernel,
@@ -385,6 +386,36 @@ async def test_what_has_expired_in_the_store_is_taken_back(
 
         with pytest.raises(Exception, match="it has expired"):
             await transport.answer(request, approved=True)
+
+
+async def test_a_request_whose_run_the_store_does_not_know_is_closed_by_an_answer() -> None:
+    store, elsewhere = MemoryCheckpointStore(), MemoryCheckpointStore()
+    transport, model = Detached(), ScriptedModel()
+    async with (
+        running(model) as kernel,
+        ControlProtocol(transport, store=store) as protocol,
+    ):
+        firm = Firm(kernel, model, protocol, elsewhere)
+        firm.script(5)
+        with pytest.raises(AgentInterrupted):
+            await firm.head.run(task="go")
+        (request,) = transport.open.values()
+
+        for reason in ("its run is unknown to the store", "nobody waits"):
+            with pytest.raises(AnswerRefusedError, match=reason):
+                await transport.answer(request, approved=True)
+
+        assert transport.open == {}
+        assert protocol.open_requests == ()
+
+
+async def test_what_is_asked_outside_a_run_is_not_put_where_answers_come_later() -> None:
+    transport = Detached()
+    async with ControlProtocol(transport, store=MemoryCheckpointStore()) as protocol:
+        with pytest.raises(NotAnsweredError, match="no run waits for it"):
+            await protocol.ask(PendingRequest(id="ask_1", kind="question", text="Which?"))
+
+        assert transport.open == {}
 
 
 async def test_outside_a_run_a_detached_channel_answers_nothing() -> None:

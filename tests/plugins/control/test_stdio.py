@@ -17,7 +17,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 from kaizen import Answer, NotAnsweredError, PendingRequest
-from kaizen_control import ControlProtocol, StdioTransport
+from kaizen_control import ControlProtocol, StdioTransport, TransportClosedError
 
 from tests.plugins.control._pipe import Pipe
 
@@ -234,6 +234,26 @@ async def test_a_question_that_is_given_up_leaves_no_half_of_a_line() -> None:
                 break
 
         assert set(kinds) <= {"request", "closed"}
+
+
+async def test_a_line_that_had_no_end_is_forgotten_when_the_channel_is_opened_again() -> (
+    None
+):
+    from_us = Pipe()
+    sources = [Pipe(), Pipe()]
+    transport = StdioTransport(sources[0], from_us)  # type: ignore[arg-type]
+    with anyio.fail_after(5):
+        async with transport.opened():
+            await sources[0].send(b"x" * 300_000)
+            await sources[0].aclose()
+            with pytest.raises(TransportClosedError):
+                await transport.receive()
+        transport._source = sources[1]  # type: ignore[assignment]
+        async with transport.opened():
+            await sources[1].send(b'{"id": "run:ask_1", "text": "left"}\n')
+            assert (await transport.receive()).answer.text == "left"
+    for each in (from_us, *sources):
+        each.close()
 
 
 PROGRAM = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import anyio.to_thread
@@ -19,7 +20,7 @@ from kaizen_control._messages import (
 __all__ = ["MisfitError", "fitting"]
 
 MAX_TOLD_CHARS = 300
-MAX_HERE_CHARS = 200
+MAX_STEPS = 100_000  # one for each part of an answer and of a schema that meet
 _LEFT_OUT = object()
 
 
@@ -133,14 +134,8 @@ def _wrong(what: str) -> MisfitError:
 async def _misfit(schema: Mapping[str, Any], value: object) -> str | None:
     """Return what is wrong with a value, or `None`.
 
-    What is large is looked at in a thread: some schemas take time that grows with the
-    square of what they are given.
+    A thread looks at it: some schemas take long, whatever they are given.
     """
-    small = isinstance(value, bool | int | float | None) or (
-        isinstance(value, str) and len(value) <= MAX_HERE_CHARS
-    )
-    if small:
-        return _first_error(schema, value)
     return await anyio.to_thread.run_sync(_first_error, schema, value)
 
 
@@ -161,10 +156,70 @@ def _first_error(schema: Mapping[str, Any], value: object) -> str | None:
 
 
 def _validators() -> Any:
+    """Return a class that checks an answer in a time that has an end."""
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     from jsonschema.validators import extend  # type: ignore[import-untyped]
 
-    return extend(Draft202012Validator, {"pattern": _pattern})
+    ours = {
+        "pattern": _pattern,
+        "patternProperties": _unchecked,
+        "unevaluatedProperties": _unchecked,
+        "additionalProperties": _additional,
+        "uniqueItems": _unique,
+    }
+    found: Any = extend(Draft202012Validator, ours)
+    evolve, steps = found.evolve, count(1)
+
+    def evolved(self: object, **changes: Any) -> Any:
+        if next(steps) > MAX_STEPS:
+            raise TimeoutError("the schema takes too long")
+        schema = changes.get("schema")
+        if isinstance(schema, dict) and "$schema" in schema:
+            # A part that names a dialect would be checked by another class than this.
+            rest = {name: each for name, each in schema.items() if name != "$schema"}
+            changes["schema"] = rest
+        return evolve(self, **changes)
+
+    found.evolve = evolved
+    return found
+
+
+def _unchecked(*_: object) -> Iterator[Exception]:
+    """Leave to whoever asked what is matched by patterns that may take for ever."""
+    return iter(())
+
+
+def _additional(
+    validator: Any, wanted: object, instance: object, schema: Mapping[str, Any]
+) -> Iterator[Exception]:
+    from jsonschema import Draft202012Validator
+
+    if not schema.get("patternProperties"):
+        usual = Draft202012Validator.VALIDATORS["additionalProperties"]
+        yield from usual(validator, wanted, instance, schema) or ()
+
+
+def _unique(
+    _validator: object, wanted: object, instance: object, _schema: object
+) -> Iterator[Exception]:
+    """Look for equal items in a time that grows with their number, not with its square."""
+    from jsonschema.exceptions import (  # type: ignore[import-untyped]
+        ValidationError as Misfit,
+    )
+
+    if wanted is not True or not isinstance(instance, list):
+        return
+    if len({_key(each) for each in instance}) < len(instance):
+        yield Misfit("it has the same item twice")
+
+
+def _key(value: object) -> object:
+    """Return what is equal for values that JSON Schema calls equal: `1` and `1.0`, say."""
+    if isinstance(value, dict):
+        return "object", frozenset((name, _key(each)) for name, each in value.items())
+    if isinstance(value, list):
+        return "array", tuple(_key(each) for each in value)
+    return isinstance(value, bool), value
 
 
 def _pattern(
@@ -174,9 +229,7 @@ def _pattern(
 
     What that cannot match is left to whoever asked, who looks at each answer again.
     """
-    from jsonschema.exceptions import (  # type: ignore[import-untyped]
-        ValidationError as Misfit,
-    )
+    from jsonschema.exceptions import ValidationError as Misfit
     from pydantic import ValidationError
     from pydantic_core import SchemaError, SchemaValidator, core_schema
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
+from contextlib import aclosing, suppress
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from kaizen_control._feed import in_pieces
 from kaizen_control._guard import Guard, Visitor, header, refuse, visitor_of
 from kaizen_control._messages import (
     MAX_ANSWER_BYTES,
@@ -34,7 +36,6 @@ __all__ = ["Desk", "control_app"]
 
 _Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 BODY_TIMEOUT_S = 10.0
-ABORT = "kaizen_control.abort"
 _STATUS: dict[Problem, int] = {
     "malformed": 400,
     "unknown": 404,
@@ -60,8 +61,8 @@ class Desk(Protocol):
         """How many clients read events."""
         ...
 
-    def listing(self, scope: str | None) -> bytes:
-        """Return the open requests that somebody sees, as JSON."""
+    def listing(self, scope: str | None) -> list[bytes]:
+        """Return the open requests that somebody sees, as parts of JSON."""
         ...
 
     def follow(self, scope: str | None, last_event_id: str) -> AsyncGenerator[bytes] | None:
@@ -79,16 +80,25 @@ def control_app(
     desk: Desk, *, hosts: Collection[str], origins: Collection[str], host: str
 ) -> ASGIApp:
     """Return the app that serves a desk."""
+    answering = Route("/requests/{id:path}/answer", _answering(desk), methods=["POST"])
+    # Ids hold what models and tools have named: slashes, and even ends of lines.
+    answering.path_regex = re.compile(answering.path_regex.pattern, re.DOTALL)
     app = Starlette(
         routes=[
             Route("/", _page(), methods=["GET"]),
             Route("/events", _Events(desk)),
             Route("/requests", _listing(desk), methods=["GET"]),
-            Route("/requests/{id}/answer", _answering(desk), methods=["POST"]),
+            answering,
         ]
     )
     app.router.redirect_slashes = False
-    return Guard(app, hosts=hosts, origins=origins, host=host)
+    return Guard(
+        app,
+        hosts=hosts,
+        origins=origins,
+        host=host,
+        send_timeout_s=desk.send_timeout_s,
+    )
 
 
 def _page() -> _Endpoint:
@@ -117,9 +127,16 @@ def _listing(desk: Desk) -> _Endpoint:
         visitor = visitor_of(request.scope, desk.tokens, desk.open_to)
         if visitor is None:
             return _unknown_visitor()
-        return Response(desk.listing(visitor.scope), media_type="application/json")
+        pieces = _each(in_pieces(desk.listing(visitor.scope)))
+        return StreamingResponse(pieces, media_type="application/json")
 
     return listing
+
+
+async def _each(pieces: Iterable[bytes]) -> AsyncGenerator[bytes]:
+    """Give pieces without a thread for each, as they take no time to make."""
+    for piece in pieces:
+        yield piece
 
 
 def _answering(desk: Desk) -> _Endpoint:
@@ -218,30 +235,19 @@ class _Events:
         self, events: AsyncGenerator[bytes], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Send events until one side has had enough."""
-        stuck = False
         async with anyio.create_task_group() as tasks, aclosing(events):
             tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
-            stuck = not await self._send_all(events, send)
+            await self._send_all(events, send)
             tasks.cancel_scope.cancel()
-        abort = scope.get("state", {}).get(ABORT)
-        if stuck and abort is not None:  # to close it would wait for the reader
-            abort()
 
-    async def _send_all(self, events: AsyncGenerator[bytes], send: Send) -> bool:
-        """Send everything; false if the other side does not read it."""
+    async def _send_all(self, events: AsyncGenerator[bytes], send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
-        try:
+        with suppress(OSError):  # as guard and servers say that the other side is gone
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for piece in events:
-                with anyio.move_on_after(self._desk.send_timeout_s) as sending:
-                    part = {"type": "http.response.body", "body": piece, "more_body": True}
-                    await send(part)
-                if sending.cancelled_caught:
-                    return False
+                part = {"type": "http.response.body", "body": piece, "more_body": True}
+                await send(part)
             await send({"type": "http.response.body", "body": b""})
-        except OSError:  # some servers say so when the other side is gone
-            return True
-        return True
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:

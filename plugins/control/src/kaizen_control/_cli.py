@@ -6,9 +6,11 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from kaizen.ports import PendingRequest
 
 from kaizen_control._company import company
@@ -20,14 +22,16 @@ from kaizen_control._messages import (
     Received,
     RefusedMessage,
     RequestMessage,
+    as_json,
 )
-from kaizen_control._showing import rendered, visible
+from kaizen_control._showing import MIN_WIDTH, rendered, visible
 from kaizen_control._terminal import MAX_LINE_BYTES, Terminal
 from kaizen_control._transport import TransportClosedError
 
 __all__ = ["CLITransport", "user_name"]
 
 MAX_TOLD = 20
+MAX_HERE_BYTES = 16 * 1024
 _YES, _NO, _ALWAYS = ("y", "yes"), ("n", "no"), ("a", "always")
 
 
@@ -135,7 +139,10 @@ class CLITransport:
             with shown.scope:
                 long = await _present(terminal, request)
                 while True:
-                    answer = await _asked(terminal, request, long=long)
+                    if long is None:
+                        answer = _message(request, declined=True)
+                    else:
+                        answer = await _asked(terminal, request, long=long)
                     self._give(answer)
                     reason = await shown.verdict()
                     await terminal.write(f"Not taken: {visible(reason)}\n")
@@ -176,23 +183,42 @@ class _Shown:
         return self._reason
 
 
-async def _present(terminal: Terminal, request: PendingRequest) -> bool:
-    """Show a request; return whether it was too long to be seen at once."""
-    width, height = terminal.size()
-    lines = rendered(request, width=width - 1)
-    page = height - 4
-    if len(lines) <= page:
-        await terminal.write("\n" + "".join(f"{line}\n" for line in lines))
-        return False
+async def _present(terminal: Terminal, request: PendingRequest) -> bool | None:
+    """Show a request, page by page if need be.
+
+    Returns:
+        Whether it was too long to be seen at once, as it always is where the terminal is
+        tiny, or nobody knows how large it is; `None` for Ctrl+C and Ctrl+D.
+    """
+    width, page, fits = _page(*terminal.size())
+    lines = await _lines(request, width)
     pages = -(-len(lines) // page)
     for number in range(pages):
         part = lines[number * page : (number + 1) * page]
         await terminal.write("\n" + "".join(f"{line}\n" for line in part))
         if number < pages - 1:
-            shown = await terminal.ask(f"-- {number + 1} of {pages}: Enter for more -- ")
-            if shown is None:
-                break  # whoever has seen enough to refuse may
-    return True
+            turned = await terminal.ask(f"-- {number + 1} of {pages}: Enter for more -- ")
+            if turned is None:
+                return None
+    return pages > 1 or not fits
+
+
+def _page(width: int, height: int) -> tuple[int, int, bool]:
+    """Return the width to write in, the lines of a page, and whether a prompt fits."""
+    if width <= 0 or height <= 0:
+        return 79, 20, False
+    lines = height - 4
+    if width > MIN_WIDTH:
+        return width - 1, max(1, lines), lines > 1
+    return MIN_WIDTH, max(1, lines // -(-MIN_WIDTH // width)), False
+
+
+async def _lines(request: PendingRequest, width: int) -> list[str]:
+    """Return what is to be shown; what is large is made in a thread."""
+    show = partial(rendered, request, width=width)
+    if len(as_json(RequestMessage.of(request))) <= MAX_HERE_BYTES:
+        return show()
+    return await anyio.to_thread.run_sync(show)
 
 
 async def _asked(

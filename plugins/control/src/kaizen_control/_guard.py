@@ -7,13 +7,30 @@ cannot choose the `Host` and `Origin` that the browser puts into them.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard", "Visitor", "header", "refuse", "visitor_of"]
+__all__ = [
+    "ABORT",
+    "KNOWN",
+    "Guard",
+    "StuckError",
+    "Visitor",
+    "header",
+    "refuse",
+    "visitor_of",
+]
+
+ABORT = "kaizen_control.abort"
+"""What of a request's state ends its connection at once, if the server can."""
+KNOWN = "kaizen_control.known"
+"""What of a request's state tells the server that it comes from somebody known."""
 
 _HEADERS = (
     (b"cache-control", b"no-store"),
@@ -22,6 +39,10 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
+
+
+class StuckError(OSError):
+    """The other side does not read what it is sent."""
 
 
 class Visitor(NamedTuple):
@@ -41,16 +62,24 @@ class Guard:
 
     Args:
         app: The app.
-        hosts: What the header `Host` may be; by default this machine's names for itself,
-            with the port on which the server listens.
-        origins: What `Origin` may be beside the app's own.
+        hosts: What the header `Host` may be beside this machine's names for itself, with
+            the port on which the server listens.
+        origins: What the app's own `Origin` may be beside what its `Host` says.
         host: The address that the server is bound to.
+        send_timeout_s: How long a client may take to read a piece of what it is sent.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str], host: str
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str],
+        origins: Collection[str],
+        host: str,
+        send_timeout_s: float,
     ) -> None:
         self._app = app
+        self._send_timeout_s = send_timeout_s
         self._hosts = frozenset(each.encode() for each in hosts)
         self._origins = frozenset(each.encode() for each in origins)
         self._host = host
@@ -61,12 +90,13 @@ class Guard:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             return
-        send = _careful(scope, send)
+        send = _careful(scope, _impatient(scope, send, self._send_timeout_s))
         status, reason = self._problem(scope)
-        if status:
-            await refuse(send, status, reason)
-            return
-        await self._app(scope, receive, send)
+        with suppress(StuckError):
+            if status:
+                await refuse(send, status, reason)
+            else:
+                await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> tuple[int, str]:
         host = header(scope, b"host")
@@ -84,16 +114,14 @@ class Guard:
 
     def _allowed(self, scope: Scope) -> Collection[bytes]:
         """Return what `Host` may be. Spelt as browsers spell it, and no other way."""
-        if self._hosts:
-            return self._hosts
         server = scope.get("server")
         if not server or server[1] is None:
-            return ()
+            return self._hosts
         port = server[1]
         names = {"127.0.0.1", "localhost", "[::1]"}
-        if self._host not in ("127.0.0.1", "localhost", "::1"):
+        if self._host not in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::", ""):  # noqa: S104
             names = {f"[{self._host}]" if ":" in self._host else self._host}
-        found = {f"{name}:{port}".encode() for name in names}
+        found = self._hosts | {f"{name}:{port}".encode() for name in names}
         return found | {name.encode() for name in names} if port == 80 else found
 
 
@@ -108,20 +136,22 @@ def visitor_of(
 ) -> Visitor | None:
     """Return who sends a request, or `None`.
 
-    Every token is compared in full, so that time tells nothing.
+    Every token is compared in full, so that time tells nothing. A server of ours is told
+    that its connection is that of no stranger.
 
     Args:
         tokens: Who has which.
         open_to: Who they are who have none, if none is needed.
     """
-    if open_to is not None:
-        return open_to
     given = header(scope, b"authorization") or b""
     kind, _, token = given.partition(b" ")
-    found: Visitor | None = None
+    found = open_to
     for each, visitor in tokens:
         if compare_digest(each, token) and kind.lower() == b"bearer":
             found = visitor
+    known = scope.get("state", {}).get(KNOWN)
+    if found is not None and known is not None:
+        known()
     return found
 
 
@@ -141,6 +171,21 @@ async def refuse(send: Send, status: int, reason: str, problem: str = "") -> Non
         {"type": "http.response.body", "body": bytes(response.body)},
     ):
         await send(part)
+
+
+def _impatient(scope: Scope, send: Send, timeout_s: float) -> Send:
+    """Hang up on who does not read, whatever it is that they are sent."""
+
+    async def sent(message: Message) -> None:
+        with anyio.move_on_after(timeout_s) as sending:
+            await send(message)
+        if sending.cancelled_caught:
+            abort = scope.get("state", {}).get(ABORT)
+            if abort is not None:  # to close it would wait for the reader
+                abort()
+            raise StuckError("the other side does not read")
+
+    return sent
 
 
 def _careful(scope: Scope, send: Send) -> Send:

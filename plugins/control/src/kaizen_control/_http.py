@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
@@ -83,8 +84,10 @@ class HTTPTransport:
             auth: Whether a token is needed at all.
             serve: Whether to start a server.
             detached: Whether runs stop until there is an answer, rather than wait.
-            allowed_hosts: What `Host` may be, port included; by default the loopback names.
-            allowed_origins: Other origins whose pages may send requests.
+            allowed_hosts: Names, port included, by which it may be asked for beside those
+                of the loopback address.
+            allowed_origins: The origins that its own page has behind a proxy, such as
+                `https://asks.example`. Pages of others cannot use it: there is no CORS.
             kept_events: How many events are kept for clients that come back.
             max_clients: How many may read events at once.
             ping_s: After how many seconds of silence readers get a comment.
@@ -126,7 +129,8 @@ class HTTPTransport:
             from kaizen_control._app import control_app
 
             hosts, origins = self._allowed
-            self._app = control_app(self, hosts=hosts, origins=origins, host=self._bound[0])
+            host, _, _ = self._bound
+            self._app = control_app(self, hosts=hosts, origins=origins, host=host)
         return self._app
 
     @property
@@ -148,18 +152,17 @@ class HTTPTransport:
                 MAX_WAITING
             )
             stack.callback(self._close)
+            stack.push_async_callback(self._forget_token)
             await self._make_tokens()
             self._feeds = {
-                scope: Feed(self._state_of(scope), kept=self._kept, ping_s=self._ping_s)
+                scope: Feed(
+                    partial(self._state, scope), kept=self._kept, ping_s=self._ping_s
+                )
                 for scope in (None, *self._others.values())
             }
             if serve:
                 await stack.enter_async_context(self._serving(host, port))
-            try:
-                yield
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._forget_token()
+            yield
 
     async def send(self, message: Outgoing) -> None:
         """Tell everybody whom it concerns; waits for nobody."""
@@ -181,7 +184,7 @@ class HTTPTransport:
             self._open_bytes += len(body)
             self._publish("request", body, message.principal)
         else:
-            self._publish("progress", as_json(message), None)
+            self._publish("progress", as_json(message), message.principal)
 
     async def receive(self) -> Received:
         """Wait for an answer."""
@@ -192,9 +195,9 @@ class HTTPTransport:
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             raise TransportClosedError("the server is closed") from None
 
-    def listing(self, scope: str | None) -> bytes:
-        """Return the open requests that somebody sees, as JSON."""
-        return b'{"requests":[%s]}' % self._seen(scope)
+    def listing(self, scope: str | None) -> list[bytes]:
+        """Return the open requests that somebody sees, as parts of JSON."""
+        return [b'{"requests":[', *self._seen(scope), b"]}"]
 
     def follow(self, scope: str | None, last_event_id: str) -> AsyncGenerator[bytes] | None:
         """Return the events that somebody sees, or `None` while there are none."""
@@ -238,6 +241,8 @@ class HTTPTransport:
             problem = f"has a token of less than {MIN_TOKEN_CHARS} characters"
         elif any(not each.isascii() or not each.isprintable() for each in self._secrets()):
             problem = "has a token that is not ASCII"
+        elif token in self._others:
+            problem = "has one token for the owner and for somebody else"
         elif not all(self._others.values()):
             problem = "has a token of nobody: name its principal"
         if problem:
@@ -259,15 +264,22 @@ class HTTPTransport:
             token, self.token_path = await anyio.to_thread.run_sync(new_token)
         owner = Visitor(self._owner, None)
         assert token is not None
+        if token in self._others:
+            raise ConfigurationError(
+                f"the token file {str(path)!r}",
+                "has a token that is somebody else's too",
+                "Remove the file, or give the other one another token.",
+            )
         self.tokens = [(token.encode(), owner)]
         for each, principal in self._others.items():
             self.tokens.append((each.encode(), Visitor(principal, principal)))
 
     async def _forget_token(self) -> None:
         _, kept = self._given
-        if self.token_path is not None and self.token_path != kept:
-            await anyio.to_thread.run_sync(forget_token, self.token_path)
-        self.token_path = None
+        path, self.token_path = self.token_path, None
+        if path is not None and path != kept:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(forget_token, path)
 
     @asynccontextmanager
     async def _serving(self, host: str, port: int) -> AsyncGenerator[None]:
@@ -310,21 +322,25 @@ class HTTPTransport:
         self._open_bytes -= len(self._open.pop(request_id, b""))
         return self._whose.pop(request_id, "")
 
-    def _publish(self, event: str, data: bytes, principal: str | None) -> None:
-        """Tell the owner, and the one whom it concerns, or everybody."""
+    def _publish(self, event: str, data: bytes, principal: str) -> None:
+        """Tell the owner, and the one whom it concerns."""
         for scope, feed in self._feeds.items():
-            if scope is None or principal is None or scope == principal:
+            if scope is None or scope == principal:
                 feed.publish(event, data)
 
-    def _state_of(self, scope: str | None) -> _State:
-        return _State(self, scope)
+    def _state(self, scope: str | None, missed: bool) -> list[bytes]:
+        """Return what is open now, for somebody who comes or has missed something."""
+        told = b"true" if missed else b"false"
+        head = b'{"type":"open","missed":%s,"requests":[' % told
+        return [head, *self._seen(scope), b"]}"]
 
-    def _seen(self, scope: str | None) -> bytes:
-        return b",".join(
-            body
-            for request_id, body in self._open.items()
-            if scope is None or self._whose[request_id] == scope
-        )
+    def _seen(self, scope: str | None) -> list[bytes]:
+        """Return the open requests that somebody sees, with what goes between them."""
+        seen: list[bytes] = []
+        for request_id, body in self._open.items():
+            if scope is None or self._whose[request_id] == scope:
+                seen += (b",", body) if seen else (body,)
+        return seen
 
     def _decide(self, ref: str, message: RefusedMessage | ClosedMessage) -> None:
         verdict = self._verdicts.get(ref)
@@ -341,21 +357,6 @@ class _Verdict:
     def __init__(self) -> None:
         self.done = anyio.Event()
         self.message: RefusedMessage | ClosedMessage | None = None
-
-
-class _State:
-    """What is open now, for somebody who comes or has missed something."""
-
-    def __init__(self, transport: HTTPTransport, scope: str | None) -> None:
-        self._transport = transport
-        self._scope = scope
-
-    def __call__(self, missed: bool) -> bytes:
-        seen = self._transport._seen(self._scope)
-        return b'{"type":"open","missed":%s,"requests":[%s]}' % (
-            b"true" if missed else b"false",
-            seen,
-        )
 
 
 def ip_of(host: str) -> str:

@@ -56,7 +56,7 @@ class MemoryTransport:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Be open."""
-        self._hung_up = False
+        self._hung_up, self._answered = False, anyio.Event()
         try:
             yield
         finally:

@@ -186,12 +186,14 @@ class ProgressMessage(_Message):
 
     Attributes:
         percentage: From 0 to 100, or `None`.
+        principal: On whose behalf, as far as a request of the same run has said so.
         run_path: The runs that do it, outermost first.
     """
 
     type: Literal["progress"] = "progress"
     message: str
     percentage: float | None = None
+    principal: str = ""
     run_path: tuple[str, ...] = ()
 
 

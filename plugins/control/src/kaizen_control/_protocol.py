@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import time
@@ -19,6 +19,7 @@ from kaizen.errors import (
     CheckpointError,
     ClaimLostError,
     NotAnsweredError,
+    UnknownRunError,
 )
 from kaizen.ports import Answer, AnswerLater, CheckpointStore, PendingRequest
 
@@ -44,6 +45,7 @@ __all__ = ["ControlProtocol"]
 MAX_OPEN = 10_000
 MAX_REMEMBERED = 10_000
 MAX_UNTOLD = 1_000
+MAX_WAITING = 16
 MAX_PAUSE_S = 0.1
 EXPIRY_PAUSE_S = 1.0
 CLAIM_PAUSE_S = 0.1
@@ -65,13 +67,13 @@ class _Open:
         done: Is set when there is an answer, or none will come.
         answer: What was answered.
         gone: Why none will come.
-        later: Whether the answer goes to the store.
-        busy: Whether an answer is on its way to the store.
+        waiting: Answers that came, and were not looked at yet.
+        attended: Whether a task looks at them.
     """
 
-    __slots__ = ("answer", "busy", "deadline", "done", "gone", "later", "request")
+    __slots__ = ("answer", "attended", "deadline", "done", "gone", "request", "waiting")
 
-    def __init__(self, request: PendingRequest, *, later: bool = False) -> None:
+    def __init__(self, request: PendingRequest) -> None:
         left = float("inf")
         if request.expires_at is not None:
             left = request.expires_at - time()
@@ -80,8 +82,8 @@ class _Open:
         self.done = anyio.Event()
         self.answer: Answer | None = None
         self.gone = ""
-        self.later = later
-        self.busy = False
+        self.waiting: deque[Received] = deque()
+        self.attended = False
 
     def left(self) -> float:
         """Return the seconds until it expires: a clock that is set back adds none."""
@@ -131,6 +133,7 @@ class ControlProtocol:
         self._send_timeout_s = send_timeout_s
         self._open: dict[str, _Open] = {}
         self._closed: OrderedDict[str, tuple[_Why, str]] = OrderedDict()
+        self._whose: OrderedDict[str, str] = OrderedDict()
         self._untold: dict[tuple[str, ...], ProgressMessage] = {}
         self._told_at: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._news = anyio.Event()
@@ -171,10 +174,14 @@ class ControlProtocol:
             AnswerLater: The transport is detached: the answer goes to the store.
         """
         known = self._open.get(request.id)
-        if known is not None and known.later and known.request == request:
+        detached = self.transport.detached
+        if detached and known is not None and known.request == request:
             raise AnswerLater(request.id)
+        if detached and not request.run_path:
+            problem = "is answered later, and no run waits for it"
+            raise _unanswered(request, problem)
         entry = await self._put(request)
-        if entry.later:
+        if detached:
             raise AnswerLater(request.id)
         try:
             with anyio.move_on_after(max(0.0, entry.left())):
@@ -218,11 +225,11 @@ class ControlProtocol:
         if self._gone:
             raise _unanswered(request, f"cannot be put: {self._gone}")
         known = self._open.get(request.id)
-        if known is not None and not known.later:
+        if known is not None and not self.transport.detached:
             raise _unanswered(request, "is open already")
         if known is None and len(self._open) >= MAX_OPEN:
             raise _unanswered(request, f"is one too many: {MAX_OPEN} are open")
-        entry = _Open(request, later=self.transport.detached)
+        entry = _Open(request)
         if entry.left() <= 0:
             raise _unanswered(request, "has expired")
         message = RequestMessage.of(request)
@@ -230,6 +237,7 @@ class ControlProtocol:
             raise _unanswered(request, "is too large to be shown in full")
         self._open[request.id] = entry
         self._closed.pop(request.id, None)
+        self._remember_whose(request)
         try:
             await self._tell_untold(request.run_path)
             await self._send(message)
@@ -240,16 +248,42 @@ class ControlProtocol:
             raise
         return entry
 
-    async def _withdraw(self, entry: _Open) -> None:
-        """Close a question that nobody has answered, also on both sides."""
-        why: _Why = "expired" if entry.left() <= 0 else "withdrawn"
-        self._close(entry, why)
-        with anyio.move_on_after(1.0, shield=True), suppress(TransportClosedError):
-            await self._send(ClosedMessage(id=entry.request.id, why=why))
+    def _remember_whose(self, request: PendingRequest) -> None:
+        """Know on whose behalf a run acts, to tell nobody else how far it is."""
+        if not request.run_path:
+            return
+        self._whose[request.run_path[0]] = request.principal
+        self._whose.move_to_end(request.run_path[0])
+        if len(self._whose) > MAX_REMEMBERED:
+            self._whose.popitem(last=False)
 
-    def _close(self, entry: _Open, why: _Why) -> None:
+    async def _withdraw(self, entry: _Open) -> None:
+        """Close a question that nobody has answered."""
+        why: _Why = "expired" if entry.left() <= 0 else "withdrawn"
+        with anyio.move_on_after(1.0, shield=True), suppress(TransportClosedError):
+            await self._end(entry, why)
+
+    async def _end(
+        self,
+        entry: _Open,
+        why: _Why,
+        *,
+        answer: Answer | None = None,
+        gone: str = "",
+        ref: str = "",
+    ) -> None:
+        """Close a question on both sides, and let whoever waits know what came of it."""
+        self._close(entry, why, answer=answer, gone=gone)
+        await self._send(ClosedMessage(id=entry.request.id, why=why, ref=ref))
+
+    def _close(
+        self, entry: _Open, why: _Why, *, answer: Answer | None = None, gone: str = ""
+    ) -> None:
         request = entry.request
-        self._open.pop(request.id, None)
+        entry.answer, entry.gone = answer, gone
+        entry.done.set()
+        if self._open.get(request.id) is entry:
+            del self._open[request.id]
         self._closed[request.id] = (why, request.principal)
         self._closed.move_to_end(request.id)
         if len(self._closed) > MAX_REMEMBERED:
@@ -288,15 +322,16 @@ class ControlProtocol:
                 await anyio.sleep_forever()
         finally:
             self._tasks = None
+            for entry in self._open.values():
+                entry.attended = False  # also where the task was cancelled unbegun
             self._give_up("the channel was closed")
 
     def _give_up(self, why: str) -> None:
-        """Let whoever waits know that no answer will come."""
+        """Let whoever waits know that no answer will come, except one that has come."""
         self._gone = why
         for entry in tuple(self._open.values()):
-            entry.gone = f"was not answered: {why}"
-            self._close(entry, "withdrawn")
-            entry.done.set()
+            if not entry.attended:
+                self._close(entry, "withdrawn", gone=f"was not answered: {why}")
 
     async def _recall(self) -> None:
         """Put again what waits in the store since an earlier process."""
@@ -320,58 +355,70 @@ class ControlProtocol:
                 self._give_up(str(error))
                 return
             with suppress(TransportClosedError):
-                await self._consider_safely(received, tasks)
+                await self._hand_on(received, tasks)
 
-    async def _consider_safely(self, received: Received, tasks: TaskGroup) -> None:
+    async def _hand_on(self, received: Received, tasks: TaskGroup) -> None:
+        """Let a task of its question look at an answer, so that it holds up no other."""
+        entry = self._open.get(received.answer.id)
+        if entry is None or not _visible(entry.request.principal, received.scope):
+            error = self._not_open_any_more(received)
+            await self._refuse(received, error.problem, error.reason)
+        elif len(entry.waiting) >= MAX_WAITING:
+            await self._refuse(received, "busy", "many have answered it; try again")
+        else:
+            entry.waiting.append(received)
+            if not entry.attended:
+                entry.attended = True
+                tasks.start_soon(self._attend, entry)
+
+    async def _attend(self, entry: _Open) -> None:
+        """Look at the answers to a question, one after the other."""
+        try:
+            while entry.waiting:
+                with suppress(TransportClosedError):
+                    await self._consider(entry, entry.waiting.popleft())
+        finally:
+            entry.attended = False
+            if self._gone:
+                self._give_up(self._gone)
+
+    async def _consider(self, entry: _Open, received: Received) -> None:
         """Take an answer or refuse it; one that breaks us does not break the others."""
         try:
-            await self._consider(received, tasks)
+            await self._take(entry, received)
+        except MisfitError as error:
+            await self._refuse(received, error.problem, error.reason)
         except TransportClosedError:
             raise
         except Exception:  # noqa: BLE001 - reported; its question stays open
             _LOG.exception("an answer could not be looked at")
             await self._refuse(received, "misfit", "it could not be looked at")
 
-    async def _consider(self, received: Received, tasks: TaskGroup) -> None:
-        """Take an answer, or refuse it."""
-        given, entry = received.answer, self._open.get(received.answer.id)
-        try:
-            if entry is None or not _visible(entry.request.principal, received.scope):
-                raise self._not_open_any_more(received)
-            if entry.busy:
-                raise MisfitError("answered", _REASONS["answered"])
-            if entry.request.kind == "question" and given.declined:
-                await self._decline(entry, given.ref)
-                return
-            principal = received.principal
-            answer = await fitting(entry.request, given, principal=principal)
-            if entry.left() <= 0:
-                raise MisfitError("expired", _REASONS["expired"])
-            if self._open.get(given.id) is not entry:
-                raise self._not_open_any_more(received)
-        except MisfitError as error:
-            await self._refuse(received, error.problem, error.reason)
-            return
-        if entry.later:
-            entry.busy = True
-            tasks.start_soon(self._store_answer, entry, answer, received)
-            return
-        await self._take(entry, answer, given.ref)
+    async def _take(self, entry: _Open, received: Received) -> None:
+        """Take an answer.
 
-    async def _take(self, entry: _Open, answer: Answer, ref: str) -> None:
-        self._close(entry, "answered")
-        entry.answer = answer
-        entry.done.set()
-        await self._send(ClosedMessage(id=entry.request.id, why="answered", ref=ref))
+        Raises:
+            MisfitError: It cannot be taken.
+        """
+        self._check_open(entry, received)
+        given, detached = received.answer, self.transport.detached
+        if entry.request.kind == "question" and given.declined:
+            if detached:
+                reason = "what waits in the store is answered, or expires"
+                raise MisfitError("misfit", reason)
+            await self._end(entry, "answered", gone="was declined", ref=given.ref)
+            return
+        answer = await fitting(entry.request, given, principal=received.principal)
+        self._check_open(entry, received)
+        if detached:
+            await self._store_answer(entry, answer)
+        await self._end(entry, "answered", answer=answer, ref=given.ref)
 
-    async def _decline(self, entry: _Open, ref: str) -> None:
-        """Close a question that somebody does not want to answer."""
-        if entry.later:
-            raise MisfitError("misfit", "what waits in the store is answered, or expires")
-        self._close(entry, "answered")
-        entry.gone = "was declined"
-        entry.done.set()
-        await self._send(ClosedMessage(id=entry.request.id, why="answered", ref=ref))
+    def _check_open(self, entry: _Open, received: Received) -> None:
+        if self._open.get(entry.request.id) is not entry:
+            raise self._not_open_any_more(received)
+        if entry.left() <= 0:
+            raise MisfitError("expired", _REASONS["expired"])
 
     def _not_open_any_more(self, received: Received) -> MisfitError:
         why, principal = self._closed.get(received.answer.id, (None, ""))
@@ -390,34 +437,34 @@ class ControlProtocol:
             )
         )
 
-    async def _store_answer(self, entry: _Open, answer: Answer, received: Received) -> None:
-        """Put an answer where its run will find it when it is resumed."""
+    async def _store_answer(self, entry: _Open, answer: Answer) -> None:
+        """Put an answer where its run will find it when it is resumed.
+
+        Raises:
+            MisfitError: The store does not take it.
+        """
         assert self._store is not None
-        request_id = entry.request.id
-        with suppress(TransportClosedError):
-            try:
-                await _put_when_free(self._store, request_id, answer)
-            except AnswerRefusedError as error:
-                why: _Why = "expired" if entry.left() <= 0 else "answered"
-                self._close(entry, why)
-                await self._refuse(received, why, f"it {error.problem}")
-                await self._send(ClosedMessage(id=request_id, why=why))
-            except CheckpointError as error:
-                entry.busy = False
-                await self._refuse(received, "busy", f"{error.problem}; try again")
-            except Exception:  # noqa: BLE001 - a store may be anybody's; reported
-                entry.busy = False
-                _LOG.exception("an answer could not be stored")
-                await self._refuse(received, "busy", "the store failed; try again")
-            else:
-                await self._take(entry, answer, received.answer.ref)
+        try:
+            await _put_when_free(self._store, entry.request.id, answer)
+        except AnswerRefusedError as error:
+            why: _Why = "expired" if entry.left() <= 0 else "answered"
+            await self._end(entry, why)
+            raise MisfitError(why, f"it {error.problem}") from error
+        except UnknownRunError as error:
+            await self._end(entry, "withdrawn")
+            raise MisfitError("withdrawn", f"its run {error.problem}") from error
+        except CheckpointError as error:
+            raise MisfitError("busy", f"{error.problem}; try again") from error
+        except Exception as error:
+            _LOG.exception("an answer could not be stored")
+            raise MisfitError("busy", "the store failed; try again") from error
 
     async def _expire(self) -> None:
         """Close what has expired and nobody waits for here."""
         while True:
             await anyio.sleep(EXPIRY_PAUSE_S)
             for entry in tuple(self._open.values()):
-                if entry.left() <= 0 and not entry.busy:
+                if entry.left() <= 0 and not entry.attended:
                     await self._withdraw(entry)
 
     async def _tell(self) -> None:
@@ -439,11 +486,12 @@ class ControlProtocol:
         if message is None:
             return
         self._told_at[message.run_path] = anyio.current_time()
+        whose = self._whose.get(message.run_path[0], "") if message.run_path else ""
         self._told_at.move_to_end(message.run_path)
         if len(self._told_at) > MAX_UNTOLD:
             self._told_at.popitem(last=False)
         with suppress(TransportClosedError):
-            await self._send(message)
+            await self._send(message.model_copy(update={"principal": whose}))
 
 
 async def _put_when_free(store: CheckpointStore, request_id: str, answer: Answer) -> None:

@@ -24,10 +24,12 @@ class ControlSettings(PluginSettings):
         description="The file that keeps its token; by default one of each process.",
     )
     http_allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Names under which it may be asked for, with the port."
+        default=(),
+        description="Names, with the port, by which it may be asked for beside its own.",
     )
     http_allowed_origins: tuple[str, ...] = Field(
-        default=(), description="Origins of other pages that may use it."
+        default=(),
+        description="Origins of its own page behind a proxy, such as 'https://asks.example'.",
     )
     http_detached: bool = Field(
         default=False,

@@ -10,18 +10,17 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import Any
 
 from kaizen.ports import PendingRequest
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-__all__ = ["rendered", "visible"]
+__all__ = ["MIN_WIDTH", "rendered", "visible"]
 
 MAX_NESTED = 3
-MAX_KEY_CHARS = 100
+MAX_NAME_WIDTH = 28
+MIN_WIDTH = 20
+_GAP = _INDENT = "  "
 MAX_MARKS = 2  # as many as letters of some languages have; a heap of them hides a line
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Me"})
 _OVERLAY = 1  # the class of marks that strike a letter through
@@ -61,32 +60,48 @@ def _code(character: str) -> str:
 
 
 def rendered(request: PendingRequest, *, width: int) -> list[str]:
-    """Return the lines that say everything about a request, none wider than `width`."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Return the lines that say everything about a request, none wider than `width`.
 
-    # Two columns, so that a line that is folded cannot look like the next field.
-    table = Table.grid(padding=(0, 2))
-    table.add_column(overflow="fold", max_width=28, style="bold")
-    table.add_column(overflow="fold")
+    There are two columns, names and values, and what is folded is indented, so that the
+    rest of a long name or value cannot look like the next field.
+
+    Args:
+        width: In characters, at least `MIN_WIDTH`.
+    """
+    from rich.cells import cell_len
+
+    names = min(MAX_NAME_WIDTH, width // 3)
+    lines = _folded(_title(request), width)
     for name, value in _fields(request):
-        table.add_row(Text(name), Text(value))
-    parts: list[RenderableType] = [Text(_title(request), style="bold"), table]
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        color_system=None,
-        markup=False,
-        emoji=False,
-        highlight=False,
-        force_terminal=False,
-        legacy_windows=False,
-    )
-    for part in parts:
-        console.print(part, overflow="fold")
-    return [line.rstrip() for line in out.getvalue().rstrip().split("\n")]
+        left = _folded(name, names)
+        right = [
+            part
+            for line in value.split("\n")
+            for part in _folded(line, width - names - len(_GAP))
+        ]
+        for start, rest in zip_longest(left, right, fillvalue=""):
+            padding = " " * (names - cell_len(start))
+            lines.append(f"{start}{padding}{_GAP}{rest}".rstrip())
+    return lines
+
+
+def _folded(line: str, width: int) -> list[str]:
+    """Return a line in parts that fit, of which all but the first are indented."""
+    from rich.cells import cell_len, chop_cells
+
+    if len(line) <= width and cell_len(line) <= width:
+        return [line]
+    parts, start, room = [], 0, width - len(_INDENT)
+    while start < len(line):
+        part = line[start : start + room]
+        if not part.isascii():
+            part = next(iter(chop_cells(part, room)), "") or part
+        space = part.rfind(" ", 2 * len(part) // 3)
+        if space >= 0 and start + len(part) < len(line):
+            part = part[: space + 1]
+        parts.append(f"{_INDENT}{part}" if start else part)
+        start += len(part)
+    return parts
 
 
 def _title(request: PendingRequest) -> str:
@@ -119,9 +134,14 @@ def _moment(seconds: float) -> str:
 def _flat(
     values: Mapping[str, Any], above: str, depth: int = 1
 ) -> Iterator[tuple[str, str]]:
-    """Yield each value with the names that lead to it."""
+    """Yield each value with the names that lead to it; the whole of them.
+
+    A name that is no plain word is quoted: a dot in one does not look like two names.
+    """
     for key, value in values.items():
-        name = visible(f"{above}{key}")[:MAX_KEY_CHARS]
+        word = str(key)
+        quoted = word if word.isidentifier() else json.dumps(word, ensure_ascii=False)
+        name = f"{above}{visible(quoted)}"
         if isinstance(value, Mapping) and value and depth < MAX_NESTED:
             yield from _flat(value, f"{name}.", depth + 1)
         elif isinstance(value, str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -58,7 +57,6 @@ class StdioTransport:
         self._principal = principal
         self._read = bytearray()
         self._too_long = False
-        self._received: deque[Received] = deque()
         self._lines: MemoryObjectSendStream[bytes] | None = None
         self._broken = anyio.Event()
 
@@ -69,8 +67,8 @@ class StdioTransport:
         sink = self._sink or _Descriptor(sys.stdout.fileno())
         lines, written = anyio.create_memory_object_stream[bytes](MAX_QUEUED)
         self._broken = anyio.Event()
-        self._received.clear()
         self._read.clear()
+        self._too_long = False
         async with company() as tasks, lines, written:
             self._lines, self._from = lines, source
             done = anyio.Event()

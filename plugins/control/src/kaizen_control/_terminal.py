@@ -61,12 +61,11 @@ class Terminal:
         return cls(source, each)
 
     def size(self) -> tuple[int, int]:
-        """Return width and height, in characters."""
+        """Return width and height, in characters; 0 if nobody knows."""
         try:
-            width, height = os.get_terminal_size(self._sink)
+            return os.get_terminal_size(self._sink)
         except OSError:
-            width, height = 80, 24
-        return (width if width >= 20 else 80), (height if height >= 6 else 24)
+            return 0, 0
 
     async def write(self, text: str) -> None:
         """Write some text."""
