@@ -603,7 +603,153 @@ typeset -i x='a[$(ls)]'; ls
 local -n x=y; ls
 builtin cd /; ls
 command cd / && make
+find . -name $(echo a.txt -exec touch pwned ';')
+x=$(echo b.txt -delete); find . -name $x
+echo b.txt -delete | xargs find . -name
+bash -c 'find . -name $0' 'b.txt -delete'
+find . -size [+-]*
+find . -name *.txt
+find . -newer *
+uniq ./*.txt
+uniq *.txt
+uniq src/*
+uniq -c *.txt
+xxd ./*.txt
+xxd *
+find . -name '*.txt' | xargs uniq
+find . -exec uniq {} +
+find . -exec xxd {} ';'
+awk B* a.txt
+awk * a.txt
+awk -F * 1 a.txt
+awk -v x=* 1 a.txt
+sed s,*,b, a.txt
+sed -n *p a.txt
+sed -e * a.txt
+sort -k * a.txt
+sort *
+jq * a.json
+grep -e * a.txt
+grep -f * a.txt
+git log *
+git diff -O* x
+base64 *
+tree -L *
+date +*
+bash -c -x 'rm b.txt'
+sh -c -e 'rm b.txt'
+sh -c -e -- 'rm b.txt'
+pytest -q @args.txt
+ruff check @args.txt
+mypy @args.txt
+git add '@/srv/x' -- ../y
+make -sC/srv
+make -sf/srv/x.mk
+git commit -qF../outside/secret
+git commit -qt../outside/secret
+git commit -aqF/srv/secret
+mkdir -pm777 'my dir/../../x'
+touch 'a b/../../x'
+touch 'a dir/.git/config'
+touch .gi?/config
+touch src/../.gi[t]/config
+touch -r../secret x
+git switch -c x '--orphan=../../y'
+git stash push -q -- ../x
+git fetch --upload-pack=x
+git fetch '--upload-pack=touch pwned' origin
+ps axeww
+printenv
+env
+jq -n env
+awk 'BEGIN{ARGV[1]="/srv/secret";ARGC=2}{print}'
+cat .?/.?/etc/hostname
+grep -R x .
+find -L .
+ls -LR
+xxd -ps a.txt b.txt
+xxd -bs a.txt b.txt
+tree -Io x b.txt
+arch -arm64 rm -rf src
+echo $SECRET_KEY
 """.strip().split("\n")
+
+
+# Where a word stands, at `@`, of which it is not known before the command runs how many
+# words it becomes.
+UNSEEN_VALUES = (
+    *("find . -name @", "find . -path @ -print", "find . -newer @", "find . -type @"),
+    *(
+        "find . -size @",
+        "find . -maxdepth @",
+        "find @ -name x",
+        "find . -name x -o -name @",
+    ),
+    *("find . -perm @", "find . -regex @", "find . -newermt @", "find . -printf @"),
+    *("grep -e @ a.txt", "grep @ a.txt", "grep x @", "grep --include=@ x a.txt"),
+    *("sed -n @ a.txt", "sed -e @ a.txt", "sed -n p @", "sed --expression=@ a.txt"),
+    *("awk @ a.txt", "awk -F @ 1 a.txt", "awk -v @ 1 a.txt", "awk 1 @"),
+    *("sort -k @ a.txt", "sort @", "uniq @", "uniq -f @ a.txt", "xxd @", "xxd -l @ a.txt"),
+    *("jq @ a.json", "jq . @", "cut -d @ a.txt", "tree -L @", "fd -e @ x", "rg -g @ x"),
+    *("head -n @ a.txt", "tail @", "wc @", "cat @", "diff @ a.txt", "file @", "date -d @"),
+    *("git log @", "git -C @ status", "git grep @", "git diff @", "git @", "git branch @"),
+    *("base64 @", "column -s @ a.txt", "md5sum @", "tar -tf @", "stat -c @ a.txt"),
+)
+_UNSEEN = (
+    "$(echo a.txt -exec touch pwned ';')",
+    "$(echo b.txt -delete)",
+    "`echo b.txt -delete`",
+    "$x",
+    "${x}",
+    "$0",
+    "$@",
+    "${x:-a}",
+)
+
+CLUSTERED = (
+    *(
+        "git commit -qF../secrets/key",
+        "git commit -qt../secrets/key",
+        "cp -rt../secrets a.txt",
+    ),
+    *("mv -ft../secrets a.txt", "tar -xC../secrets -f x.tar", "make -sC../secrets"),
+    *("cp -ft.git/hooks a.txt", "mv -ft.git a.txt", "cp -rt/srv a.txt", "make -sC/srv"),
+    *("git commit -qF/srv/secret", "tar -xvC/srv -f x.tar", "cp -rtlnk a.txt"),
+    *("git commit -qFlnk/key", "cp -aft.git/hooks a.txt", "cp -ft.gi?/hooks a.txt"),
+    *("mv -bt~/x a.txt", "cp -rt.env a.txt"),
+)
+
+CODE_OF_GIT = (
+    *("git grep -Orm aaa", "git grep '-Otouch pwned;:' aaa", "git grep -nOrm aaa"),
+    *("git rebase -x 'touch pwned' HEAD~1", "git rebase --exec 'touch pwned' HEAD~1"),
+    *("git rebase '-xtouch pwned' HEAD~1", "git rebase --exe='touch pwned' HEAD~1"),
+    *("git rebase -ix 'touch pwned' HEAD~1", "git submodule foreach 'touch pwned'"),
+    *("git submodule foreach --recursive touch pwned", "git bisect run ./x.sh"),
+    *("git bisect run touch pwned", "git filter-branch --tree-filter 'touch pwned'"),
+    *("git filter-branch --msg-filter=x", "git difftool -x 'touch pwned'", "git difftool"),
+    *("git mergetool", "git config alias.x '!touch pwned'", "git config core.pager x"),
+    *("git config set core.fsmonitor x", "git -c alias.x='!touch pwned' x"),
+    *("git submodule update", "git submodule add https://example.com/x"),
+    *("git hook run x", "git for-each-repo --config=x x", "git send-email --smtp-server=x"),
+    *("git daemon", "git archive --remote=x --exec=y HEAD", "git ls-remote --exec=x y"),
+    *("git init --template=x", "git clone -c a.b=c x", "git clone -u x y"),
+)
+
+
+def spelled(shapes: tuple[str, ...]) -> Iterator[str]:
+    """Give shapes with each kind of word that is not known, also in scripts and pipes."""
+    for shape in shapes:
+        for word in _UNSEEN:
+            command = shape.replace("@", word)
+            yield command
+            yield f"x=$(echo b.txt -delete); {command}"
+            yield f"bash -c {quote(command)} 'b.txt -delete'"
+        yield f"{shape.replace('@', '')} < names.txt | xargs {shape.replace('@', '')}"
+        yield f"echo b.txt -delete | xargs {shape.replace('@', '')}"
+        yield f"echo b.txt -delete | xargs -I{{}} {shape.replace('@', '{}')}"
+        yield f"for x in $(echo b.txt -delete); do {shape.replace('@', '$x')}; done"
+        yield f"read -r x; {shape.replace('@', '$x')}"
+        yield f"find src -name '*.py' | xargs {shape.replace('@', '')}"
 
 
 def forms() -> Iterator[str]:

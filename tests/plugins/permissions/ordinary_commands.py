@@ -51,6 +51,7 @@ find . -name '*.py' | wc -l
 find . -name '*.py' | sort | head -20
 find src -name '*.py' | xargs wc -l
 find src -name '*.py' -print0 | xargs -0 grep -n TODO
+find . -type f -print0 | sort -z | xargs -0 wc -l
 find . -name '*.pyc' -o -name '*.pyo'
 find src -name '*.py' -exec grep -l TODO {} +
 find . -newer README.md -type f

@@ -177,7 +177,7 @@ async def test_a_call_whose_approval_has_expired_is_not_made(
 ) -> None:
     random, ledger = Random(3), Ledger()
     later = 0.0
-    monkeypatch.setattr("kaizen._loop.time", lambda: time() + later)
+    monkeypatch.setattr("kaizen._asking.time", lambda: time() + later)
     async with running(expires_s=60) as kernel:
         agent = ledger.agent(kernel)
 

@@ -181,6 +181,37 @@ class TestPaths:
         assert decided.type is DENY
         assert policy.decide("edit_many", {"edits": inside}, spec=spec).type is ASK
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("file_name", "fileName", "outputFile", "output_file", "destinationPath"),
+            *("targetDir", "filePath", "FilePath", "file-path", "path1", "srcFiles"),
+            *("newFilename", "outfile", "destpath", "path_to_file", "absolutePaths"),
+        ],
+    )
+    def test_a_path_is_known_by_its_name_however_that_is_written(
+        self, name: str, project: Path
+    ) -> None:
+        policy = Policy([deny("save(secret.key)"), allow("save")])
+
+        assert policy.decide("save", {name: "secret.key"}).type is DENY
+        assert policy.decide("save", {name: {"secret.key": "text"}}).type is DENY
+        assert policy.decide("save", {name: {"a": "secret.key"}}).type is DENY
+
+    @pytest.mark.parametrize("name", ["profile", "xpath", "content", "text", "query"])
+    def test_other_names_are_of_no_path(self, name: str, project: Path) -> None:
+        policy = Policy([deny("save(secret.key)"), allow("save")])
+
+        assert policy.decide("save", {name: "secret.key", "path": "a"})
+
+    @pytest.mark.parametrize("path", ["SECRETS/a", "secrets/A", "Secrets", "secrets/é"])
+    def test_what_refuses_does_so_in_capitals_too(
+        self, path: str, project: Path, journal: Journal
+    ) -> None:
+        policy = Policy([deny("read_file(secrets/)"), allow("read_file")])
+
+        assert policy.decide(journal.call("read_file", path=path)).type is DENY
+
     def test_a_tree_without_end_is_not_understood(self, journal: Journal) -> None:
         deep: object = {"path": "a"}
         for _ in range(100):
@@ -362,6 +393,12 @@ class TestUrls:
             Policy([deny(f"http_get({specifier})"), allow("http_get")]).decide(call).type
             is ASK
         )
+
+    @pytest.mark.parametrize("name", ["targetUrl", "baseURL", "image_uri", "links"])
+    def test_a_url_is_known_by_its_name(self, name: str) -> None:
+        policy = Policy([deny("get(domain:evil.example)"), allow("get")])
+
+        assert policy.decide("get", {name: "https://evil.example/"}).type is DENY
 
 
 class TestValues:

@@ -11,6 +11,7 @@ import pytest
 from kaizen import BaseAgent, Kernel, Tool, hookimpl
 from kaizen.ports import CheckpointStore
 from kaizen.testing import Call, MemoryCheckpointStore, ScriptedModel
+from kaizen_permissions import ExecutionContext
 from kaizen_permissions._command import policy
 
 from tests.plugins.permissions.conftest import Running
@@ -234,6 +235,35 @@ async def test_diff_also_decides_calls_of_runs_from_before_the_plugin(
 
     assert await kaizen_policy("diff", "new.toml") == 1
     assert "1 of 1 decisions would flip." in capsys.readouterr().out
+
+    (project / "new.toml").write_text('deny = ["grep"]', encoding="utf-8")
+
+    assert await kaizen_policy("diff", "new.toml") == 0
+    assert "0 of 0 decisions would flip; 1 others" in capsys.readouterr().out
+
+
+async def test_diff_leaves_out_what_contexts_alone_have_decided(
+    kernel: Kernel,
+    journal: Journal,
+    store: MemoryCheckpointStore,
+    kaizen_policy: Command,
+    project: Path,
+    model: ScriptedModel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model.say(Call("delete_file", {"path": "a"}), "done")
+    agent = BaseAgent(
+        signature="question -> answer",
+        tools=[journal.tools["delete_file"]],
+        kernel=kernel,
+        store=store,
+        hooks=[ExecutionContext(denied_tools={"delete_file"})],
+    )
+    await agent.run(question="?")
+    (project / "new.toml").write_text("", encoding="utf-8")
+
+    assert await kaizen_policy("diff", "new.toml") == 0
+    assert "0 of 0 decisions would flip; 1 others" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

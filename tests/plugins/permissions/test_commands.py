@@ -458,8 +458,8 @@ def test_a_link_is_resolved_when_it_is_looked_at(root: Path) -> None:
 
 def test_what_is_found_in_the_roots_may_be_handed_to_what_reads(root: Path) -> None:
     for command in (
-        "find src -name '*.py' | xargs wc -l",
-        "git ls-files | sort | xargs -n 1 head",
+        "find src -name '*.py' -print0 | xargs -0 wc -l",
+        "find src -type f -print0 | sort -z | xargs -0 -n 1 head",
         "find src -exec grep -l x {} +",
     ):
         assert looked_at(command, root).only_reads

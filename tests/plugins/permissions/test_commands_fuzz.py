@@ -301,3 +301,272 @@ def test_what_may_write_writes_inside_the_roots_alone(seed: int, tmp_path: Path)
         place.renew()
 
     assert tried >= 10
+
+
+READERS = (
+    *(
+        [
+            "find",
+            "uniq",
+            "xxd",
+            "sed",
+            "awk",
+            "grep",
+            "sort",
+            "head",
+            "cat",
+            "wc",
+            "ls",
+            "diff",
+            "tree",
+            "jq",
+            "cut",
+            "xargs",
+            "comm",
+        ]
+    ),
+    *(
+        [
+            "paste",
+            "nl",
+            "tac",
+            "od",
+            "base64",
+            "stat",
+            "du",
+            "file",
+            "cmp",
+            "printf",
+            "echo",
+            "test",
+            "[",
+            "env",
+            "timeout",
+            "sh",
+        ]
+    ),
+    *(["bash", "strings", "column", "fold", "join", "date", "tr", "find", "find", "xargs"]),
+)
+OPTIONS = (
+    *(
+        [
+            "-n",
+            "-e",
+            "-c",
+            "-o",
+            "-r",
+            "-R",
+            "-L",
+            "-l",
+            "-z",
+            "-0",
+            "-i",
+            "-I",
+            "-s",
+            "-k",
+            "-t",
+            "-u",
+            "-v",
+            "-p",
+            "-d",
+            "-f",
+            "-x",
+            "-a",
+            "-H",
+            "-h",
+            "-w",
+        ]
+    ),
+    *(
+        [
+            "-name",
+            "-delete",
+            "-exec",
+            "-type",
+            "-print",
+            "-print0",
+            "-size",
+            "--file=",
+            "--label=",
+            "-newer",
+            "-F",
+            "-ps",
+        ]
+    ),
+    *(
+        [
+            "-bs",
+            "-Io",
+            "-E",
+            "-C",
+            "-m",
+            "-q",
+            "-1",
+            "-maxdepth",
+            "-execdir",
+            "-D",
+            "-T",
+            "-S",
+            "-y",
+            "-path",
+        ]
+    ),
+)
+WORDS = (
+    *(
+        [
+            "a.txt",
+            "b.txt",
+            "src",
+            "src/*",
+            "*",
+            "./*",
+            "*.txt",
+            "./*.txt",
+            "src/l*",
+            "src/link",
+            "../outside/key",
+        ]
+    ),
+    *(
+        [
+            "$x",
+            '"$x"',
+            "p",
+            "1p",
+            "B*",
+            "w*",
+            "1e*",
+            "s,*,b,",
+            ".",
+            "..",
+            ".?",
+            ".*",
+            "{}",
+            "';'",
+            "+",
+            "f",
+            "1",
+            "5",
+            "x",
+            "-",
+            "--",
+            "/dev/null",
+        ]
+    ),
+    *(
+        [
+            "src/deep/out/key",
+            "src/deep",
+            "s*/l*",
+            "src/d*/*/key",
+            "g",
+            "[+-]*",
+            "-*",
+            "touch",
+            "made",
+            "rm",
+            "%",
+        ]
+    ),
+    *(
+        [
+            "-c",
+            "@a.txt",
+            "b*",
+            "y",
+            "$(echo",
+            "-delete)",
+            "'a",
+            "b'",
+            "'1e",
+            "touch",
+            "made'",
+            "'w",
+            "made'",
+            "'{print}'",
+        ]
+    ),
+    *("'{system(\"touch made\")}'", "<(cat a.txt)", "< a.txt", "<<< 'touch made'"),
+    *("'BEGIN{ARGV[1]=\"../outside/key\";ARGC=2}{print}'", "'touch made'", "$(cat b.txt)"),
+)
+JOINTS = (" | ", " | ", " ; ", " && ", " | xargs ", " | xargs -0 ", " | xargs -I% ")
+HOSTILE = (
+    *("a.txt", "b.txt", "src/app.py", "-delete", "+0", "-exec", "1etouch made", "w made"),
+    *(
+        'BEGIN{system("touch made")}',
+        "x -e 1etouch z",
+        "src/-o",
+        "src/x y",
+        "--files0-from=l",
+    ),
+)
+
+
+class Hostile:
+    """A folder with names that are options and scripts, and links to what is outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self._outside = folder / "outside"
+        self._outside.mkdir()
+        (self._outside / "key").write_text("SECRET\n", encoding="utf-8")
+        (self.root / "src" / "deep").mkdir(parents=True)
+        for name in HOSTILE:
+            (self.root / name).write_text("x\nb\n", encoding="utf-8")
+        (self.root / "src" / "link").symlink_to(self._outside / "key")
+        (self.root / "src" / "deep" / "out").symlink_to(self._outside)
+        self._before = self._files()
+
+    def _files(self) -> list[tuple[str, bytes]]:
+        return sorted(
+            (str(each), each.read_bytes() if each.is_file() else b"")
+            for each in self.root.rglob("*")
+        )
+
+    def harm(self, command: str) -> bool:
+        """Run a command, and tell whether it changed a file, or told the secret."""
+        assert BASH is not None
+        ran = subprocess.run(
+            [BASH, "-c", command],
+            cwd=self.root,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self._outside)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        return b"SECRET" in ran.stdout + ran.stderr or self._files() != self._before
+
+
+def reading(chance: random.Random) -> str:
+    """Return programs that read, with words and options that may be anything."""
+    parts = []
+    for _ in range(chance.choice((1, 1, 2, 2, 3))):
+        words = [
+            chance.choice(OPTIONS if chance.random() < 0.4 else WORDS)
+            for _ in range(chance.randint(0, 5))
+        ]
+        parts += [" ".join([chance.choice(READERS), *words]), chance.choice(JOINTS)]
+    command = "".join(parts[:-1])
+    if chance.random() < 0.15:
+        return f"x={chance.choice(WORDS)}; {command}"
+    if chance.random() < 0.05:
+        return f"for x in {chance.choice(WORDS)} b; do {command}; done"
+    return command
+
+
+@pytest.mark.skipif(BASH is None, reason="there is no bash that could tell")
+@pytest.mark.parametrize("seed", range(3))
+def test_what_only_reads_changes_and_tells_nothing(seed: int, tmp_path: Path) -> None:
+    place = Hostile(tmp_path)
+    chance = random.Random(seed)
+    tried = 0
+
+    for _ in range(1_500):
+        command = reading(chance)
+        if analyse(command, cwd=place.root, roots=[place.root]).only_reads:
+            tried += 1
+            assert not place.harm(command), command
+
+    assert tried >= 30

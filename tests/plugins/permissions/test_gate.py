@@ -256,7 +256,15 @@ async def test_always_belongs_to_the_context_of_the_agent(
         ),
         ("bash_command", {"command": "make test"}, "bash_command(make test)"),
         ("bash_command", {"command": "make 'a b' | head"}, "bash_command(make 'a b')"),
-        ("send_mail", {"to": "a", "body": "b"}, "send_mail"),
+        ("send_mail", {"to": "a", "body": "b"}, None),
+        ("note", {"line": "a b"}, "note(line=a b)"),
+        ("note", {"line": "a*"}, None),
+        ("tidy", {}, "tidy"),
+        ("download", {"url": "https://a.example/x", "path": "a"}, None),
+        ("write_file", {"path": "content=evil", "content": ""}, None),
+        ("write_file", {"path": "/", "content": ""}, None),
+        ("bash_command", {"command": "cd src && make"}, None),
+        ("bash_command", {"command": "nice make"}, None),
         ("http_post", {"url": "https://a@b/"}, None),
         ("write_file", {"path": "a*", "content": ""}, None),
         ("move_file", {"source": "a", "destination": "b"}, None),
@@ -642,6 +650,61 @@ async def test_a_bypass_is_noted_with_every_call(
     assert "bypass" in noted["mode"]
     assert noted["reason"] == "permissions are bypassed"
     assert len(journal.calls) == 1
+
+
+async def test_a_call_for_which_too_little_is_left_is_noted(
+    running: Running, model: ScriptedModel, journal: Journal
+) -> None:
+    model.say(Call("add", {"first": 1, "second": 2}), {"answer": "done"})
+    async with running() as kernel:
+        context = ExecutionContext(budget_limit=1, tool_costs={"add": 2})
+        agent = agent_of(kernel, journal.tools["add"], hooks=[context])
+        async with agent.stream(question="?") as run:
+            await run.wait()
+
+    (noted,) = (
+        each.data
+        for each in run.log.entries
+        if isinstance(each, Noted) and each.kind == "over_budget"
+    )
+    assert noted["tool"] == "add"
+    assert "budget of 1 USD" in noted["reason"]
+    assert journal.calls == []
+
+
+async def test_what_was_started_in_a_run_is_bound_by_it_also_when_that_has_ended(
+    running: Running, journal: Journal
+) -> None:
+    over, done = anyio.Event(), anyio.Event()
+    errors: list[str] = []
+    async with running() as kernel, anyio.create_task_group() as tasks:
+        worker = agent_of(
+            kernel,
+            journal.tools["write_file"],
+            hooks=[ExecutionContext(rules=[allow("write_file")])],
+            name="worker",
+        )
+
+        async def later() -> None:
+            await over.wait()
+            arguments = {"path": "a", "content": ""}
+            errors.append((await worker.execute_tool("write_file", arguments)).error)
+            done.set()
+
+        @tool(danger="safe")
+        async def begin() -> str:
+            """Begin."""
+            tasks.start_soon(later)
+            return ""
+
+        boss = agent_of(kernel, begin, hooks=[ExecutionContext(mode="plan")], name="boss")
+        await boss.execute_tool("begin")
+        over.set()
+        with anyio.fail_after(5):
+            await done.wait()
+
+    assert journal.calls == []
+    assert "plan mode" in errors[0] or "ended" in errors[0]
 
 
 async def test_a_call_that_is_made_again_by_middleware_needs_its_own_approval(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kaizen import ConfigurationError
 from kaizen.tools import ToolCall
 from kaizen_permissions import PermissionMode, PermissionRule, PermissionType, Policy
+from kaizen_permissions._policy import judge
 
 from tests.plugins.permissions.workbench import (
     ALLOW,
@@ -196,6 +199,67 @@ class TestAcceptEdits:
         assert Policy([allow("write_file", 9)]).decide(call).type is ASK
         assert Policy([allow("write_file")], protected=()).decide(call)
 
+    @pytest.mark.parametrize(
+        "path", [".GIT/x", "src/.Env", "Kaizen.TOML", ".SSH/config", "a/.BashRC"]
+    )
+    def test_protected_files_ask_in_capitals_too(
+        self, path: str, project: Path, journal: Journal
+    ) -> None:
+        call = journal.call("write_file", path=path, content="")
+
+        assert Policy(mode="acceptEdits").decide(call).type is ASK
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *(".mcp.json", ".husky/pre-commit", ".gitmodules", ".hg/hgrc", ".ssh/config"),
+            *(
+                "sub/.git",
+                ".svn/x",
+                ".zshenv",
+                ".gitconfig",
+                ".kaizen-x/y",
+                "~/.ssh/config",
+            ),
+        ],
+    )
+    def test_what_makes_programs_do_something_is_protected(
+        self, path: str, project: Path, journal: Journal
+    ) -> None:
+        call = journal.call("write_file", path=path, content="")
+
+        assert Policy([allow("write_file")]).decide(call).type is ASK
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("write_files", {"files": {"/home/u/.bashrc": "x"}}),
+            ("write_files", {"files": {".git/hooks/pre-commit": "x"}}),
+            ("copy_file", {"path": "a.txt", "destinationPath": "/etc/cron.d/x"}),
+            ("save", {"path": "a.txt", "name": "/etc/cron.d/x"}),
+            ("save", {"path": "a.txt", "changes": {"/etc/cron.d/x": "y"}}),
+            ("save", {"path": "a.txt", "more": [["/etc/x"]]}),
+            ("save", {"path": "a.txt", "url": "https://example.com/"}),
+            ("save", {"path": "a.txt", "outputFile": "/etc/x"}),
+        ],
+    )
+    def test_a_place_outside_the_roots_is_seen_wherever_it_stands(
+        self, name: str, arguments: dict[str, Any], project: Path, journal: Journal
+    ) -> None:
+        known = journal.tools.get(name, journal.tools["write_file"]).spec
+        policy = Policy(mode="acceptEdits")
+
+        assert policy.decide(name, arguments, spec=known).type is ASK
+
+    def test_several_files_in_the_roots_are_edited(
+        self, project: Path, journal: Journal
+    ) -> None:
+        policy = Policy(mode="acceptEdits")
+
+        assert policy.decide(journal.call("write_files", files={"a": "b", "c/d": "e"}))
+        assert policy.decide(journal.call("copy_file", path="a", destinationPath="b"))
+        assert policy.decide(journal.call("edit_many", edits=[{"path": "a", "text": "/"}]))
+
     @pytest.mark.parametrize("name", ["delete_file", "bash_command", "send_mail"])
     def test_what_is_no_edit_asks(self, name: str, journal: Journal) -> None:
         spec = journal.tools[name].spec
@@ -218,6 +282,108 @@ class TestBypass:
         assert policy.decide(journal.call("send_mail", to="a", body="b"))
         assert policy.decide(journal.call("delete_file", path="a")).type is DENY
         assert policy.decide(journal.call("http_post", url="https://a.b")).type is DENY
+
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("read_file", {"path": "/proc/self/cwd/secret.key"}),
+            ("bash_command", {"command": "$(printf 'r%s' m) b.txt"}),
+            ("http_get", {"url": "http://u@evil.com/"}),
+            ("read_file", {"path": "a\0"}),
+            ("grep", {"pattern": "x", "path": "."}),
+        ],
+    )
+    def test_what_may_be_denied_asks(
+        self, name: str, arguments: dict[str, Any], project: Path, journal: Journal
+    ) -> None:
+        rules = [
+            deny("read_file(secret.key)"),
+            deny("bash_command(rm *)"),
+            deny("http_get(domain:evil.com)"),
+            ask("re:.*"),
+        ]
+        spec = journal.tools[name].spec
+
+        bypass = Policy(rules, mode="bypass").decide(name, arguments, spec=spec)
+        both = judge(
+            [Policy(rules), Policy(mode="bypass")],
+            Policy().subject(name, arguments, spec=spec),
+        )
+
+        assert (bypass.type, both.type) == (ASK, ASK)
+        assert "cannot be said" in bypass.reason
+
+
+class TestOtherReaders:
+    """Rules about reading files, and tools that read them in another way."""
+
+    @pytest.mark.parametrize(
+        ("name", "arguments", "kind"),
+        [
+            ("grep", {"pattern": "x", "path": "secret.key"}, DENY),
+            ("grep", {"pattern": "x", "path": "SECRET.KEY"}, DENY),
+            ("grep", {"pattern": "x", "path": "."}, ASK),
+            ("grep", {"pattern": "x", "path": "secret.*"}, ASK),
+            ("grep", {"pattern": "x", "path": "src"}, ALLOW),
+            ("search_files", {"pattern": "*", "path": "."}, ASK),
+            ("move_file", {"source": "secret.key", "destination": "a"}, DENY),
+            ("move_file", {"source": "src", "destination": "a"}, ALLOW),
+            ("list_directory", {"path": "."}, ALLOW),
+            ("read_file", {"path": "."}, ALLOW),
+            ("render", {"path": "secret.key"}, ASK),
+        ],
+    )
+    def test_a_file_that_may_not_be_read_is_not_read_by_them(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        kind: PermissionType,
+        project: Path,
+        journal: Journal,
+    ) -> None:
+        spec = journal.tools["grep"].spec if name not in journal.tools else None
+        spec = spec or journal.tools[name].spec
+        if name == "render":
+            spec = replace(spec, category="function")
+        policy = Policy([deny("read_file(**/*.key)"), allow("re:.*")])
+
+        assert policy.decide(name, arguments, spec=spec).type is kind
+
+    def test_a_file_that_is_reached_by_a_link_is_seen_in_its_folder(
+        self, project: Path, journal: Journal
+    ) -> None:
+        policy = Policy([deny("read_file(secret.key)"), allow("grep")])
+        call = journal.call("grep", pattern="x", path="src")
+        assert policy.decide(call)
+
+        (project / "src/link").symlink_to(project / "secret.key")
+
+        assert policy.decide(call).type is ASK
+
+    def test_a_folder_with_too_much_in_it_may_hold_anything(
+        self, project: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kaizen_permissions._paths.MAX_ENTRIES", 1)
+        policy = Policy([deny("read_file(secret.key)"), allow("grep")])
+
+        call = journal.call("grep", pattern="x", path="src")
+
+        assert policy.decide(call).type is ASK
+
+
+def test_rules_of_others_can_only_ask_and_refuse_more(journal: Journal) -> None:
+    policy = Policy(
+        [deny("delete_file"), allow("add"), allow("send_mail")],
+        stricter=[allow("re:.*", 9), ask("delete_file", 9), ask("add", -5), deny("grep")],
+    )
+
+    assert policy.decide(journal.call("delete_file", path="a")).type is DENY
+    assert policy.decide(journal.call("add", first=1, second=2)).type is ASK
+    assert policy.decide(journal.call("grep", pattern="x")).type is DENY
+    assert policy.decide(journal.call("write_file", path="a", content="")).type is ASK
+    assert policy.decide(journal.call("send_mail", to="a", body="b"))
+    assert deny("grep") in policy.rules
+    assert policy.with_rules(allow("grep", 99)).decide("grep", {"path": "a"}).type is DENY
 
 
 def test_rules_that_contradict_are_reported_and_the_stronger_one_holds(

@@ -90,12 +90,36 @@ def test_a_file_that_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_a_rule_that_would_break_the_file_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text('allow = ["a"]\n', encoding="utf-8")
+    path.write_text('"allow" = ["a"]\n', encoding="utf-8")
 
     with pytest.raises(ConfigurationError, match="TOML"):
         append_rule(path, allow("b"))
 
-    assert path.read_text(encoding="utf-8") == 'allow = ["a"]\n'
+    assert path.read_text(encoding="utf-8") == '"allow" = ["a"]\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'allow = ["a"]',
+        "allow = []",
+        'deny = ["x"]\nallow=[\n  "a", # ours\n]\n',
+        'allow = [{ rule = "a", priority = 3 }]\n[[deny]]\nrule = "x"\n',
+        'ask = ["x"] # allow = [\n[[deny]]\nrule = "x"\n',
+    ],
+)
+def test_a_rule_is_added_to_a_list_too(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text, encoding="utf-8")
+    before = read_policy(path)
+    rules = [PermissionRule('write_file(a"b)', ALLOW, "said", 7), allow("c")]
+
+    for rule in rules:
+        append_rule(path, rule)
+
+    found = read_policy(path)
+    assert len(found) == len(before) + 2
+    assert [each for each in found if each in rules] in (rules, rules[::-1])
 
 
 def test_rules_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
@@ -112,9 +136,10 @@ async def test_always_is_kept_in_the_file_and_holds_in_the_next_program(
     project: Path, running: Running, journal: Journal
 ) -> None:
     person = Person(Answer(approved=True, always=True, principal="ann"))
+    always = project.parent / "always.toml"
 
     for _ in range(2):
-        async with running(remember="always.toml") as kernel:
+        async with running(remember=always) as kernel:
             agent = BaseAgent(
                 signature="a -> b",
                 tools=[journal.tools["write_file"]],
@@ -125,7 +150,7 @@ async def test_always_is_kept_in_the_file_and_holds_in_the_next_program(
 
     assert len(person.asked) == 1
     assert len(journal.calls) == 2
-    (rule,) = read_policy(project / "always.toml")
+    (rule,) = read_policy(always)
     assert str(rule) == "allow write_file(src/a)"
     assert rule.reason.startswith("ann said always on ")
 
@@ -136,8 +161,9 @@ async def test_a_rule_that_cannot_be_kept_is_noted_and_the_call_is_made_once(
 ) -> None:
     person = Person(Answer(approved=True, always=True))
 
-    async with running(remember="always.toml") as kernel:
-        (project / "always.toml").write_text("allow = []\n[[[", encoding="utf-8")
+    always = project.parent / "always.toml"
+    async with running(remember=always) as kernel:
+        always.write_text("allow = []\n[[[", encoding="utf-8")
         agent = BaseAgent(
             signature="a -> b",
             tools=[journal.tools["write_file"]],

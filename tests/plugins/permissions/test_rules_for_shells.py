@@ -106,6 +106,111 @@ def test_a_rule_about_a_whole_tool_for_files_says_nothing_of_commands(
     assert decide(journal, "rm build/a", *rules) is ALLOW
 
 
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        {"rules": [deny("write_file")]},
+        {"rules": [ask("write_file")]},
+        {"rules": [deny("re:(write|edit)_.*")]},
+        {"rules": [ask("edit_file")]},
+        {"rules": [deny("write_file(b.txt)")]},
+        {"rules": [ask("write_file(*.txt)")]},
+        {"rules": [], "denied_tools": {"write_file"}},
+        {"rules": [], "allowed_tools": {"bash_command(echo *)"}},
+    ],
+)
+def test_accepting_edits_accepts_no_redirection_that_rules_about_writing_stop(
+    refusing: dict[str, Any], project: Path, journal: Journal
+) -> None:
+    call = journal.call("bash_command", command="echo x > b.txt")
+    free = Policy([allow("bash_command(echo *)")], mode="acceptEdits")
+    refusing["rules"].append(allow("bash_command(echo *)"))
+
+    assert free.decide(call)
+    assert not Policy(mode="acceptEdits", **refusing).decide(call)
+
+
+def test_a_redirection_is_refused_where_writing_files_is(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command"), deny("write_file")
+
+    assert decide(journal, "echo x > b.txt", *rules) is DENY
+    assert decide(journal, "echo x 2> /dev/null", *rules) is ALLOW
+    assert decide(journal, "echo x > b.txt", *rules, allow("write_file", 5)) is ALLOW
+
+
+def test_a_folder_that_a_command_reads_may_hold_a_file_that_is_refused(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command"), deny("read_file(**/*.key)")
+
+    for command in ("grep -r x .", "find . -name x | xargs cat", "cp -r . ../b"):
+        assert decide(journal, command, *rules) is ASK, command
+    assert decide(journal, "wc *", *rules) is DENY
+    for command in ("grep -r x src", "ls", "ls . | head", "find . -name x", "cat src/*"):
+        assert decide(journal, command, *rules) is ALLOW, command
+    assert decide(journal, "cp secret.key b", *rules) is DENY
+    assert decide(journal, "mv secret.key b", *rules) is not ALLOW
+
+
+@pytest.mark.parametrize(
+    "command", ["cat $(printf secret.key)", "find . | xargs cat", "$X"]
+)
+def test_a_command_that_is_not_understood_may_touch_a_file_that_is_refused(
+    command: str, project: Path, journal: Journal
+) -> None:
+    for rule in (deny("read_file(**/*.key)"), deny("write_file"), ask("edit_file(a)")):
+        assert decide(journal, command, allow("bash_command"), rule) is ASK
+    denying = deny("read_file(**/*.key)")
+
+    assert decide(journal, command, denying, mode="bypass") is ASK
+    assert decide(journal, command, allow("read_file(a)"), mode="bypass") is ALLOW
+
+
+def test_a_folder_that_a_command_writes_to_may_come_to_hold_a_file_that_is_refused(
+    project: Path, journal: Journal
+) -> None:
+    rules = allow("bash_command"), deny("write_file(docs/**)")
+
+    for command in ("cp src/a docs", "mv src/a docs/", "rm -r docs", "rm -r ."):
+        assert decide(journal, command, *rules) is ASK, command
+    assert decide(journal, "cp a src", *rules) is ALLOW
+    assert decide(journal, "cp a docs/new", *rules) is DENY
+    assert decide(journal, "cp a DOCS/new", *rules) is DENY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"command": "find", "args": [".", "-delete"]}, ASK),
+        ({"command": "rm", "args": ["a"]}, DENY),
+        ({"command": "ls; rm", "args": ["a"]}, DENY),
+        ({"command": "ls", "args": ["; rm a"]}, DENY),
+        ({"command": "ls", "args": [{"a": "b"}]}, ASK),
+        ({"command": "ls", "args": ["-l"]}, ALLOW),
+        ({"command": "make", "args": ["test"]}, ALLOW),
+        ({"command": "make", "args": ["install"]}, ASK),
+        ({"command": "ls", "env": {"LD_PRELOAD": "x"}}, ASK),
+        ({"command": "ls", "stdin": "x"}, ASK),
+        ({"command": "ls", "cwd": "/etc"}, ASK),
+        ({"command": "ls", "cwd": "src"}, ASK),
+        ({"command": "ls", "cwd": ".", "timeout_s": 3.0}, ALLOW),
+    ],
+)
+def test_what_stands_beside_a_command_counts(
+    arguments: dict[str, Any], kind: object, project: Path, journal: Journal
+) -> None:
+    rules = (
+        allow("run_process(@reads)"),
+        allow("run_process(make test)"),
+        deny("run_process(rm *)"),
+    )
+    spec = journal.tools["run_process"].spec
+
+    assert Policy(rules).decide("run_process", arguments, spec=spec).type is kind
+
+
 def test_in_plan_mode_a_command_may_read(project: Path, journal: Journal) -> None:
     for command in ("git log", "cat src/app/main.py | head", "ls && wc -l docs/index.md"):
         assert decide(journal, command, mode="plan") is ALLOW, command

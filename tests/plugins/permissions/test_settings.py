@@ -123,11 +123,11 @@ def test_the_roots_may_be_other_folders(project: Path, journal: Journal) -> None
 async def test_rules_come_from_a_file_too(
     project: Path, running: Running, journal: Journal
 ) -> None:
-    (project / "policy.toml").write_text(
+    (project.parent / "policy.toml").write_text(
         '[[deny]]\nrule = "add"\nreason = "people count"\npriority = 5\n',
         encoding="utf-8",
     )
-    async with running(policy="policy.toml", allow=["add"]) as kernel:
+    async with running(policy=project.parent / "policy.toml", allow=["add"]) as kernel:
         agent = BaseAgent(signature="a -> b", tools=[journal.tools["add"]], kernel=kernel)
 
         result = await agent.execute_tool("add", {"first": 1, "second": 2})
@@ -149,7 +149,7 @@ def test_no_rule_lets_a_call_change_the_files_that_rules_stand_in(
     settings = PermissionsSettings.model_validate(
         {
             "policy": "policy.toml",
-            "remember": "always.toml",
+            "remember": project.parent / "always.toml",
             "mode": "acceptEdits",
             "allow": ["write_file", "bash_command(tee *)"],
             "protected": [],
@@ -158,12 +158,82 @@ def test_no_rule_lets_a_call_change_the_files_that_rules_stand_in(
     policy = PermissionsPlugin(settings).policy
     (project / "alias").symlink_to("policy.toml")
 
-    for path in ("policy.toml", "./always.toml", "alias", str(project / "always.toml")):
+    always = str(project.parent / "always.toml")
+    for path in ("policy.toml", "../always.toml", "alias", always, "POLICY.toml"):
         call = journal.call("write_file", path=path, content="")
         assert policy.decide(call).type is ASK, path
-    for command in ("tee policy.toml < a", "echo x > always.toml"):
+    for command in ("tee policy.toml < a", "echo x > ../always.toml"):
         assert policy.decide(journal.call("bash_command", command=command)).type is ASK
     assert policy.decide(journal.call("write_file", path="other.toml", content=""))
+
+
+RULES = """
+allow = ["re:.*"]
+[[ask]]
+rule = "delete_file"
+priority = 1000
+[[deny]]
+rule = "send_mail"
+"""
+
+
+@pytest.mark.parametrize("how", ["policy.toml", "here", "linked", "../out.toml", "~link"])
+def test_a_file_that_others_could_have_written_can_only_ask_and_refuse(
+    how: str,
+    project: Path,
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = project / "policy.toml"
+    file.write_text(RULES, encoding="utf-8")
+    (project.parent / "out.toml").write_text(RULES, encoding="utf-8")
+    (project / "linked.toml").symlink_to(project.parent / "out.toml")
+    (project.parent / "link.toml").symlink_to(file)
+    monkeypatch.setenv("HOME", str(project.parent))
+    named = {
+        "here": str(file),
+        "linked": str(project / "linked.toml"),
+        "~link": "~/link.toml",
+    }
+    settings = PermissionsSettings.model_validate(
+        {"policy": named.get(how, how), "deny": ["delete_file"], "allow": ["add"]}
+    )
+
+    with caplog.at_level(logging.WARNING, "kaizen.permissions"):
+        policy = PermissionsPlugin(settings).policy
+
+    assert policy.decide(journal.call("delete_file", path="a")).type is DENY
+    assert policy.decide(journal.call("send_mail", to="a", body="b")).type is DENY
+    assert policy.decide(journal.call("write_file", path="a", content="")).type is ASK
+    assert policy.decide(journal.call("add", first=1, second=2))
+    assert "1 rules of" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["absolute", "~/policy.toml"])
+def test_a_file_of_the_user_can_allow(
+    how: str, project: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.parent / "policy.toml").write_text(RULES, encoding="utf-8")
+    monkeypatch.setenv("HOME", str(project.parent))
+    path = str(project.parent / "policy.toml") if how == "absolute" else how
+    settings = PermissionsSettings.model_validate({"policy": path, "remember": path})
+
+    policy = PermissionsPlugin(settings).policy
+
+    assert policy.decide(journal.call("write_file", path="a", content=""))
+    assert policy.decide(journal.call("delete_file", path="a")).type is ASK
+
+
+@pytest.mark.parametrize("path", ["always.toml", "../always.toml", "sub/always.toml"])
+@pytest.mark.anyio
+async def test_what_a_person_allows_is_kept_in_no_file_of_others(
+    path: str, project: Path
+) -> None:
+    for each in (path, str(project / "always.toml")):
+        with pytest.raises(PluginError, match="absolute path outside the roots"):
+            async with kernel_with(remember=each):
+                pass
 
 
 @pytest.mark.anyio

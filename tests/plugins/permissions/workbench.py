@@ -145,6 +145,43 @@ def _tools(did: Callable[..., str]) -> list[FunctionTool]:
         """Send."""
         return did("send_mail", to=to, body=body, count=count)
 
+    @tool(danger="medium")
+    async def note(line: str) -> str:
+        """Note."""
+        return did("note", line=line)
+
+    @tool(danger="medium")
+    async def tidy() -> str:
+        """Tidy."""
+        return did("tidy")
+
+    @tool(danger="medium", category="file", external=True)
+    async def download(url: str, path: str) -> str:
+        """Download."""
+        return did("download", url=url, path=path)
+
+    @tool(danger="medium", category="file")
+    async def write_files(files: dict[str, str]) -> str:
+        """Write several."""
+        return did("write_files", files=files)
+
+    @tool(danger="medium", category="file")
+    async def copy_file(path: str, destinationPath: str) -> str:  # noqa: N803
+        """Copy."""
+        return did("copy_file", path=path, destinationPath=destinationPath)
+
+    @tool(danger="high", category="system")
+    async def run_process(
+        command: str,
+        args: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        stdin: str = "",
+        cwd: str = ".",
+        timeout_s: float = 9.0,
+    ) -> str:
+        """Run."""
+        return did("run_process", command=command, args=args, env=env, stdin=stdin)
+
     @tool(danger="safe")
     async def add(first: int, second: int) -> str:
         """Add."""
@@ -164,5 +201,11 @@ def _tools(did: Callable[..., str]) -> list[FunctionTool]:
         bash_command,
         format_disk,
         send_mail,
+        note,
+        tidy,
+        download,
+        write_files,
+        copy_file,
+        run_process,
         add,
     ]

@@ -28,6 +28,7 @@ __all__ = ["approved", "offered_rule"]
 
 _LOG = logging.getLogger("kaizen.permissions")
 MAX_COMMENT_CHARS = 2_000
+_MOVING = frozenset(("cd", "pushd", "popd"))
 
 
 async def approved(
@@ -65,7 +66,7 @@ async def approved(
 def offered_rule(call: ToolCall, council: Council) -> PermissionRule | None:
     """Return the rule that would spare a person the next such question, if one would.
 
-    It is as narrow as can be: that very command or file, or that very host.
+    It is as narrow as can be: that very command, file or argument, or that very host.
     """
     if call.spec.effect.danger >= DangerLevel.CRITICAL:
         return None
@@ -83,37 +84,57 @@ def offered_rule(call: ToolCall, council: Council) -> PermissionRule | None:
 
 
 def _pattern(subject: Subject) -> str | None:
-    shape = subject.shape
-    if shape.takes("command"):
+    """Return the pattern of a rule about a call that says all that it is about.
+
+    A tool that takes things of two kinds gets none, since a rule looks at one of them.
+    """
+    kinds = subject.shape.kinds - {"text"}
+    if len(kinds) > 1:
+        return None
+    if "command" in kinds:
         return _command_pattern(subject)
-    for kind in ("path", "url"):
-        if not shape.takes(kind):
-            continue
-        readings = subject.readings(kind)
-        if len(readings) != 1 or readings[0] is None:
-            return None
-        if kind == "url":
-            found = origin(readings[0])
-            return None if found is None else f"{subject.name}({found})"
-        path = readings[0].strict[0]
-        shown = subject.place.relative(path) or path
-        return None if set("*?@~") & set(shown) else f"{subject.name}({shown})"
-    assert subject.spec is not None
-    return subject.name if subject.spec.effect.danger <= DangerLevel.MEDIUM else None
+    if not kinds:
+        return _exact_pattern(subject)
+    kind = next(iter(kinds))
+    readings = subject.readings(kind)
+    if len(readings) != 1 or readings[0] is None:
+        return None
+    if kind == "url":
+        found = origin(readings[0])
+        return None if found is None else f"{subject.name}({found})"
+    path = readings[0].strict[0]
+    shown = subject.place.relative(path) or path
+    if set("*?@~=") & set(shown) or "://" in shown or shown.endswith("/"):
+        return None
+    return f"{subject.name}({shown})"
+
+
+def _exact_pattern(subject: Subject) -> str | None:
+    """Return the pattern of that very call, which has one argument or none."""
+    arguments = dict(subject.arguments or {})
+    if not arguments and not subject.shape.arguments:
+        return subject.name
+    if len(arguments) != 1 or len(subject.shape.arguments) != 1:
+        return None
+    ((name, value),) = arguments.items()
+    if not isinstance(value, str) or "*" in value or value != value.strip():
+        return None
+    return f"{subject.name}({name}={value})"
 
 
 def _command_pattern(subject: Subject) -> str | None:
-    changing = [
-        each
-        for analysis in subject.commands
-        for each in analysis.invocations
-        if not each.harmless
-    ]
-    if len(changing) != 1 or any("*" in word for word in changing[0].argv):
+    """Return the pattern of the one program that does more than read.
+
+    There is none if something around it, such as another folder, has a say in what it does.
+    """
+    run = [each for analysis in subject.commands for each in analysis.invocations]
+    changing = [each for each in run if not each.harmless]
+    if len(changing) != 1 or any(each.argv[0] in _MOVING for each in run):
         return None
-    words = changing[0].argv
-    if changing[0].path:
-        words = (changing[0].path, *words[1:])
+    only = changing[0]
+    if only.wrappers or only.environment or any("*" in word for word in only.argv):
+        return None
+    words = (only.path, *only.argv[1:]) if only.path else only.argv
     return f"{subject.name}({shlex.join(words)})"
 
 

@@ -20,10 +20,11 @@ from kaizen_permissions._subject import Kind, Shape, Subject, kind_of
 from kaizen_permissions._types import Match, PermissionType
 from kaizen_permissions._urls import compile_url, is_url_pattern
 
-__all__ = ["Bound", "Spoken", "bind"]
+__all__ = ["Bound", "Spoken", "bind", "path_of"]
 
 _LOG = logging.getLogger("kaizen.permissions")
 READS = "@reads"
+MAX_KEPT = 256
 _ONE_LINE = r"[^\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]*"
 _NO, _UNKNOWN, _YES = Match
 _ALLOW, _ASK, _DENY = PermissionType
@@ -42,6 +43,16 @@ class Spoken(NamedTuple):
     type: PermissionType
     rule: PermissionRule
     sure: bool = True
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether it is asked about since it cannot be said that it is not refused."""
+        return not self.sure and self.rule.permission_type is _DENY
+
+    @property
+    def weight(self) -> int:
+        """How much of a stop it is; what may be refused is more than any other question."""
+        return 2 * self.type.strictness + self.may_refuse
 
 
 class _Check(Protocol):
@@ -83,17 +94,25 @@ class _Unclear:
 
 
 class _Texts:
-    """Rules about texts of one kind: paths, URLs, or one argument."""
+    """Rules about texts of one kind: paths, URLs, or one argument.
+
+    What refuses does so in capitals too, where file systems and servers may not tell them
+    from small letters.
+    """
 
     def __init__(
         self, kind: Kind, argument: str, rules: Sequence[tuple[PermissionRule, Sources]]
     ) -> None:
         self._kind: Kind = kind
         self._argument = argument
+        self._folds = kind != "text"
         self._rules = [(rule, each.strict, each.loose) for rule, each in rules]
         self._parts: dict[tuple[int, int, bool], Matcher] = {}
+        self._found: dict[tuple[str, bool], PermissionRule] = {}
         self._strict = compile_all(each for _, it in rules for each in it.strict)
-        self._loose = compile_all(each for _, it in rules for each in it.loose)
+        self._loose = compile_all(
+            (each for _, it in rules for each in it.loose), ignore_case=self._folds
+        )
 
     def any(self, subject: Subject) -> tuple[Match, PermissionRule | None]:
         if subject.arguments is None:
@@ -125,7 +144,13 @@ class _Texts:
         return None
 
     def _which(self, text: str, *, strict: bool) -> PermissionRule:
-        """Return the first rule that fits, by looking at halves of them."""
+        """Return the first rule that fits, by looking at halves of them.
+
+        The last answers are kept, since agents come back to the same files.
+        """
+        known = self._found.get((text, strict))
+        if known is not None:
+            return known
         start, end = 0, len(self._rules)
         while end - start > 1:
             middle = (start + end) // 2
@@ -133,17 +158,21 @@ class _Texts:
                 end = middle
             else:
                 start = middle
-        return self._rules[start][0]
+        if len(self._found) >= MAX_KEPT:
+            self._found.clear()
+        self._found[text, strict] = found = self._rules[start][0]
+        return found
 
     def _part(self, start: int, end: int, *, strict: bool) -> Matcher:
         """Return what matches any of some rules. Made when it is first needed."""
         known = self._parts.get((start, end, strict))
         if known is None:
-            known = compile_all(
+            sources = (
                 source
                 for _, narrow, wide in self._rules[start:end]
                 for source in (narrow if strict else wide)
             )
+            known = compile_all(sources, ignore_case=self._folds and not strict)
             self._parts[start, end, strict] = known
         return known
 
@@ -218,12 +247,12 @@ class _Level:
             if match is _YES and rule is not None:
                 return Spoken(_DENY, rule)
             doubt = doubt or rule
+        if doubt is not None:
+            return Spoken(_ASK, doubt, sure=False)
         for check in self._ask:
             match, rule = check.any(subject)
             if match is not _NO and rule is not None:
                 return Spoken(_ASK, rule, match is _YES)
-        if doubt is not None:
-            return Spoken(_ASK, doubt, sure=False)
         return self._allowing(subject, commands) if self._allow else None
 
     def _allowing(self, subject: Subject, commands: list[PermissionRule]) -> Spoken | None:
@@ -321,6 +350,15 @@ def _part(specifier: str, shape: Shape) -> tuple[Kind | None, str, str]:
     if named is not None or not shape.takes("path"):
         return None, "", specifier
     return "path", "", specifier
+
+
+def path_of(rule: PermissionRule) -> str:
+    """Return the pattern of the paths that a rule about a tool for files names, or `""`."""
+    specifier = rule.specifier or ""
+    named = _ARGUMENT.fullmatch(specifier)
+    if named is not None:
+        return named[2] if kind_of(named[1]) == "path" else ""
+    return "" if is_url_pattern(specifier) else specifier
 
 
 def _sources(kind: Kind, wanted: str, place: Place) -> Sources | None:

@@ -134,18 +134,17 @@ async def _diff(kernel: Kernel, options: Namespace) -> int:
     changed = await anyio.to_thread.run_sync(_changed, found_in(kernel), options.new)
     store = await kernel.get(CheckpointStore, name)  # type: ignore[type-abstract]
     calls, damaged = await past_calls(store, limit=options.limit)
-    found = await anyio.to_thread.run_sync(lambda: list(flips(calls, changed)))
+    found, unknown = await anyio.to_thread.run_sync(flips, calls, changed)
     for run_id in damaged:
         sys.stderr.write(f"run {_shown(run_id)} is damaged and left out\n")
     if options.json:
         for each in found:
             sys.stdout.write(json.dumps(_as_json(each)) + "\n")
         return DIFFERENT if found else 0
-    unknown = sum(each.arguments is None for each in calls)
     _write_flips(found)
-    kept = f"; of {unknown} others the arguments were not kept" if unknown else ""
+    left = f"; {unknown} others are not known well enough to say" if unknown else ""
     sys.stdout.write(
-        f"{len(found)} of {len(calls) - unknown} decisions would flip{kept}.\n"
+        f"{len(found)} of {len(calls) - unknown} decisions would flip{left}.\n"
     )
     return DIFFERENT if found else 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ALLOW", "PROTECTED"]
+__all__ = ["ALLOW", "PROTECTED", "PROTECTED_NAMES"]
 
 ALLOW = (
     "list_directory(@roots/)",
@@ -14,15 +14,31 @@ ALLOW = (
 )
 """What the settings allow: to look around in the roots."""
 
+PROTECTED_NAMES = (
+    ".git/",
+    ".gitconfig",
+    ".gitmodules",
+    ".hg/",
+    ".svn/",
+    ".husky/",
+    ".ssh/",
+    ".env",
+    ".env.*",
+    ".*rc",
+    ".*profile",
+    ".zshenv",
+    ".zlog*",
+    ".bash_log*",
+    ".kaizen*/",
+    "kaizen.toml",
+    ".mcp.json",
+    ".vscode/",
+    ".idea/",
+)
+"""Files, and with a slash folders, that make programs do something when they change."""
+
 PROTECTED = (
-    "@roots/**/.git/",
-    "@roots/**/.env",
-    "@roots/**/.env.*",
-    "@roots/**/.kaizen/",
-    "@roots/**/kaizen.toml",
-    "@roots/**/.*rc",
-    "@roots/**/.*profile",
-    "@roots/**/.vscode/",
-    "@roots/**/.idea/",
+    *(f"@roots/**/{name}" for name in PROTECTED_NAMES),
+    *(f"~/{name}" for name in PROTECTED_NAMES),
 )
 """What a person has to approve each change of, whatever allow rules say."""

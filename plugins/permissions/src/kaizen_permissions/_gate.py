@@ -34,7 +34,7 @@ __all__ = ["Council", "Operator", "in_force", "pass_gate"]
 MAX_SHOWN_CHARS = 500
 MAX_NOTED_BYTES = 4_096
 SOURCE = "permissions"
-_IN_FORCE: ContextVar[tuple[tuple[Run, ExecutionContext], ...]] = ContextVar(
+_IN_FORCE: ContextVar[tuple[ExecutionContext, ...]] = ContextVar(
     "kaizen_permissions_in_force", default=()
 )
 _PASSED: ContextVar[_Passed | None] = ContextVar("kaizen_permissions_passed", default=None)
@@ -77,13 +77,12 @@ class Operator(Protocol):
 
 @contextmanager
 def in_force(context: ExecutionContext) -> Generator[None]:
-    """Let a context hold for what is started inside the block."""
-    run = current_run()
-    now = tuple(each for each in _IN_FORCE.get() if not each[0].ended)
-    if any(each is context for _, each in now):
+    """Let a context hold for what is started inside the block, for as long as that goes."""
+    now = _IN_FORCE.get()
+    if any(each is context for each in now):
         yield
         return
-    token = _IN_FORCE.set((*now, (run, context)))
+    token = _IN_FORCE.set((*now, context))
     try:
         yield
     finally:
@@ -163,7 +162,7 @@ async def pass_gate(
         passed = None
     if passed is not None and _is_the_same(passed, call, operator):
         return await call_next(call)
-    council = Council(operator=operator, contexts=_contexts())
+    council = Council(operator=operator, contexts=_IN_FORCE.get())
     decided = await _decided(run, call, council)
     if decided.type is PermissionType.DENY:
         raise _refused(call, decided)
@@ -181,15 +180,20 @@ async def pass_gate(
         with ExitStack() as stack:
             for each in council.contexts:
                 if each not in charged:
-                    stack.enter_context(each.spending(call.name))
+                    _spend(run, call, each, stack)
             return await call_next(granted)
     finally:
         _PASSED.reset(token)
 
 
-def _contexts() -> tuple[ExecutionContext, ...]:
-    """Return the contexts that hold here: those of runs that go on."""
-    return tuple(context for run, context in _IN_FORCE.get() if not run.ended)
+def _spend(run: Run, call: ToolCall, context: ExecutionContext, stack: ExitStack) -> None:
+    """Keep what a call costs free until it is made; that there is too little is noted."""
+    try:
+        stack.enter_context(context.spending(call.name))
+    except ToolRefusedError as error:
+        data = {"call_id": call.id, "tool": call.name, "reason": _short(str(error))}
+        run.note(SOURCE, "over_budget", data)
+        raise
 
 
 def _is_the_same(passed: _Passed, call: ToolCall, operator: Operator | None) -> bool:

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from posixpath import join
+from typing import TYPE_CHECKING
 
-from kaizen_permissions._readers import Inside
+from kaizen_permissions._readers import Found
 from kaizen_permissions._words import Word, named
 
-__all__ = ["git_only_reads"]
+if TYPE_CHECKING:
+    from kaizen_permissions._places import Reach
+
+__all__ = ["folder_of_git", "git_only_reads", "scripts_of_git", "subcommand"]
 
 # Options of `git log` and its kin that run a program or write a file; git understands them
 # shortened, too.
@@ -35,7 +41,6 @@ _LISTING = {
         r"|points-at|color|column)=.*)"
     ),
     "remote": re.compile(r"-v|--verbose"),
-    "stash": re.compile(r"list"),
     "worktree": re.compile(r"list|--porcelain|-v"),
     "reflog": re.compile(r"show|-[0-9]+|HEAD|--oneline|--all|-n[0-9]+|--date=[a-z]+"),
     "submodule": re.compile(r"status|--recursive"),
@@ -53,40 +58,98 @@ _CONFIG_ASKS = frozenset({"--get", "--get-all", "--get-regexp", "get"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def git_only_reads(words: Sequence[Word], inside: Inside) -> tuple[bool, list[str]]:
-    """Tell whether a command of git only reads, and which files."""
-    at = _subcommand(words, inside)
-    if at is None or not words[at].plain:
-        return False, []
+def git_only_reads(words: Sequence[Word], reach: Reach) -> Found:
+    """Return the files that a command of git reads, or `None` if it may do more.
+
+    It reads the configuration of the repository that it finds, and runs what stands there.
+    So it has to find one that nobody but its owner can have made.
+    """
+    at = _subcommand(words, reach)
+    if at is None or not all(word.known and not word.several for word in words[at:]):
+        return None
+    if not words[at].plain or not reach.repository(folder_of_git(words)):
+        return None
     name, rest = words[at].text, words[at + 1 :]
-    if not all(word.known for word in rest):
-        return False, []
     texts = [word.text for word in rest]
     if name in _SHOWING:
-        return _shows(name, rest, inside)
+        return _shows(name, rest, reach)
+    if name == "stash" and texts[:1] in (["show"], ["list"]):
+        return _shows(name, rest[1:], reach)
+    if not all(word.plain for word in rest):
+        return None
+    return [] if _only_lists(name, texts) else None
+
+
+def _only_lists(name: str, texts: Sequence[str]) -> bool:
     if name == "config":
-        return _config(texts), []
-    if name == "stash" and texts[:1] == ["show"]:
-        return _shows(name, rest[1:], inside)
+        return _config(texts)
     if name == "remote" and texts[:1] == ["get-url"]:
-        return all(_NAME.fullmatch(text) for text in texts[1:]), []
+        return all(_NAME.fullmatch(text) for text in texts[1:])
     if name in ("branch", "tag"):
-        return _lists(name, texts), []
-    if name == "stash":
-        return texts[:1] == ["list"] and _shows(name, rest[1:], inside)[0], []
+        return _lists(name, texts)
     pattern = _LISTING.get(name)
     if pattern is None or (not texts and name not in ("remote", "reflog", "submodule")):
-        return False, []
-    return all(pattern.fullmatch(text) for text in texts), []
+        return False
+    return all(pattern.fullmatch(text) for text in texts)
 
 
-def _subcommand(words: Sequence[Word], inside: Inside) -> int | None:
+def subcommand(argv: Sequence[str]) -> int:
+    """Return where the subcommand stands, or where the words end if there is none."""
+    at = 1
+    while at < len(argv) and argv[at].startswith("-"):
+        at += 2 if argv[at] in _VALUED else 1
+    return min(at, len(argv))
+
+
+def folder_of_git(words: Sequence[Word]) -> str:
+    """Return the folder in which git looks for a repository, from where it starts."""
+    end = subcommand([word.text for word in words])
+    folders = [words[at + 1].text for at in range(1, end - 1) if words[at].text == "-C"]
+    return join("", *folders)
+
+
+def scripts_of_git(words: Sequence[Word]) -> list[Sequence[Word]]:
+    """Return the words of each script that a command of git is given to run."""
+    argv = [word.text for word in words]
+    at = subcommand(argv)
+    name, rest = (argv[at] if at < len(argv) else ""), words[at + 1 :]
+    if (name, argv[at + 1 : at + 2]) == ("bisect", ["run"]):
+        return [rest[1:]] if rest[1:] else []
+    if name == "submodule" and "foreach" in argv[at:]:
+        further = words[argv.index("foreach", at) + 1 :]
+        while further and further[0].text.startswith("-"):
+            further = further[1:]
+        return [further] if further else []
+    if name == "rebase":
+        return _values(rest, re.compile(r"(?s)--e(?:x(?:ec?)?)?(?:=(.*))?|-[a-z]*x(.*)"))
+    if name == "filter-branch":
+        return _values(rest, re.compile(r"(?s)--[a-z]+-filter(?:=(.*))?|--setup(?:=(.*))?"))
+    return []
+
+
+def _values(words: Sequence[Word], option: re.Pattern[str]) -> list[Sequence[Word]]:
+    found: list[Sequence[Word]] = []
+    for at, word in enumerate(words):
+        if (match := option.fullmatch(word.text)) is None:
+            continue
+        value = match[1] or match[2]
+        if value:
+            found.append([replace(word, text=value)])
+        elif at + 1 < len(words):
+            found.append([words[at + 1]])
+    return found
+
+
+_VALUED = named("-C -c --git-dir --work-tree --namespace --exec-path --config-env")
+
+
+def _subcommand(words: Sequence[Word], reach: Reach) -> int | None:
     """Return where the subcommand stands, if only harmless options come before it."""
     at = 1
     while at < len(words):
         word = words[at]
         if word.text == "-C" and word.plain:
-            if at + 1 >= len(words) or not words[at + 1].plain or not inside(words[at + 1]):
+            if at + 1 >= len(words) or not words[at + 1].plain or not reach(words[at + 1]):
                 return None
             at += 2
         elif word.text in (
@@ -96,33 +159,37 @@ def _subcommand(words: Sequence[Word], inside: Inside) -> int | None:
             "--literal-pathspecs",
         ):
             at += 1
-        elif word.text == "--version" and len(words) == at + 1:
-            return None
         else:
             return None if word.text.startswith("-") else at
     return None
 
 
-def _shows(name: str, words: Sequence[Word], inside: Inside) -> tuple[bool, list[str]]:
-    files: list[str] = []
+def _shows(name: str, words: Sequence[Word], reach: Reach) -> Found:
+    files: list[Word] = []
     options = True
     for word in words:
         text = word.text
         if options and text == "--":
             options = False
         elif options and word.pattern == 0:
-            return False, []
+            return None
         elif options and text.startswith("-"):
-            if _is_harmful(name, text):
-                return False, []
+            if not word.plain or _is_harmful(name, text):
+                return None
             value = text.partition("=")[2] if text.startswith("--") else text[2:]
-            if value and not text.startswith(_TEXTS) and not inside(Word(text=value)):
-                return False, []
-        elif not inside(word):
-            return False, []
+            if value and not text.startswith(_TEXTS) and not reach(Word(text=value)):
+                return None
+        elif not reach(word):
+            return None
         else:
-            files.append(text)
-    return True, files
+            files += [word, *_in_commit(word)]
+    return [*files, Word(text=".")] if name == "grep" else files
+
+
+def _in_commit(word: Word) -> list[Word]:
+    """Return the file of `HEAD:file`."""
+    _, colon, path = word.text.partition(":")
+    return [Word(text=path)] if colon and path else []
 
 
 _TEXTS = (

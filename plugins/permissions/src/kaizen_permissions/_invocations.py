@@ -8,6 +8,7 @@ sides of a condition are taken to run, and every branch.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 
 from kaizen_permissions._judged import Analysis, Invocation
 from kaizen_permissions._places import Places
-from kaizen_permissions._programs import Programs
+from kaizen_permissions._programs import Programs, Search, check_condition
 from kaizen_permissions._state import MAX_VALUES, Outcome, Redirects, State
 from kaizen_permissions._words import (
     Decoder,
@@ -31,6 +32,8 @@ from kaizen_permissions._words import (
 )
 
 __all__ = ["Walk"]
+
+_LOG = logging.getLogger("kaizen.permissions")
 
 _MAX_BYTES = 20_000
 _MAX_STEPS = 4_000
@@ -49,7 +52,6 @@ _RESERVED = frozenset(
 )
 _ASSIGNS = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*(\[.*)?\+?=.*", re.DOTALL)
 _USED = re.compile(rb"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
-_MENTIONED = re.compile(rb"(?<![$\w{])([A-Za-z_][A-Za-z0-9_]*)")
 _NUMBER_SIGNS = re.compile(rb"\(\([0-9\s+*/%()<>=!&|^~?:-]*\)\)")
 _GOVERNS = re.compile(
     r"PATH|IFS|ENV|HOME|PWD|OLDPWD|CDPATH|SHELL.*|BASH.*|PS[0-4]|PROMPT.*|POSIX.*|GLOB.*"
@@ -83,11 +85,12 @@ class Walk:
         self.invocations: list[Invocation] = []
         self._programs = Programs(self)
         self._problem = ""
+        self._anything = False
         self._mentions: set[str] = set()
         self._steps = 0
         self._depth = 0
         self._source = b""
-        self._fed: str | None = None
+        self._fed: Search | None = None
 
     def analysis(self, command: str) -> Analysis:
         """Say what a command would run."""
@@ -99,12 +102,22 @@ class Walk:
         except RecursionError:
             self.problem("it is nested too deeply")
             self._mentions |= _mentions(command)
+        except Exception:  # noqa: BLE001 - whoever asks has to get an answer
+            _LOG.exception("judging a command failed: it counts as not understood")
+            self.problem("judging it failed")
+            self._mentions |= _mentions(command)
+        if self._anything:
+            self._mentions |= _mentions(command)
         return Analysis(
             understood=not self._problem,
             problem=self._problem,
             invocations=tuple(self.invocations),
             mentions=frozenset(self._mentions),
         )
+
+    def may_run_anything(self) -> None:
+        """Note that a program is not known: what rules forbid may be any of the words."""
+        self._anything = True
 
     def problem(self, what: str) -> None:
         """Note what cannot be understood, if it is the first thing."""
@@ -115,6 +128,7 @@ class Walk:
         source = _encoded(command)
         root = _parsed(source)
         outside, self._source = self._source, source
+        fed, self._fed = self._fed, None
         try:
             with _Deeper(self):
                 if _GAP.fullmatch(source[: root.start_byte]) is None:
@@ -123,7 +137,7 @@ class Walk:
                     raise NotUnderstoodError("something follows the last command")
                 return self._sequence(self._children(root), state).always
         finally:
-            self._source = outside
+            self._source, self._fed = outside, fed
 
     # The tree.
 
@@ -236,8 +250,11 @@ class Walk:
             if child.type in ("|", "|&"):
                 continue
             before = len(self.invocations)
-            last = child is children[-1]
-            self._attempted(child, state, redirects if last else ())
+            given = redirects if child is children[-1] else ()
+            # What has another input, or may have, passes on nothing.
+            if any("<" in self._text(each) for each in (child, *given)):
+                self._fed = None
+            self._attempted(child, state, given)
             self._fed = self._programs.fed(self.invocations[before:], self._fed)
         self._fed = None
 
@@ -304,7 +321,7 @@ class Walk:
         children = self._children(node)
         if children[0].type not in ("while", "until"):
             raise NotUnderstoodError(f"{self._shown(node)} is not followed")
-        state = self._repeated(node, state)
+        state = state.forgetting()
         condition = self._sequence(children[1:-1], state)
         after = self._do(children[-1], condition.always)
         return Outcome.of(self._settled(state, condition.always.or_else(after)))
@@ -316,7 +333,7 @@ class Walk:
             raise NotUnderstoodError(f"{self._shown(node)} is not followed")
         name = self._text(children[1])
         self.check_name(name)
-        before = self._repeated(children[-1], state)
+        before = state.forgetting()
         values = self._values(
             [c for c in children[2:-1] if c.type not in ("in", ";")], state
         )
@@ -327,15 +344,15 @@ class Walk:
     def _values(self, nodes: Sequence[Node], state: State) -> frozenset[str] | None:
         """Return what the variable of a loop may be."""
         words = [word for node in nodes for word in self._words(node, state)]
+        self._check_names(words, state)
         if words and all(word.plain for word in words) and len(words) <= MAX_VALUES:
             return frozenset(word.text for word in words)
         return None
 
-    def _repeated(self, node: Node, state: State) -> State:
-        """Return what is known at the beginning of each round of a loop."""
-        raw = self._source[node.start_byte : node.end_byte]
-        names = {found.decode() for found in _MENTIONED.findall(raw)}
-        return state.forgetting(names & state.values.keys())
+    def _check_names(self, words: Sequence[Word], state: State) -> None:
+        """Refuse a pattern that matches names of files outside the roots."""
+        if not all(w.pattern < 0 or self.places.inside(w, state.places) for w in words):
+            raise NotUnderstoodError("it looks at files outside of what it may use")
 
     def _settled(self, before: State, after: State) -> State:
         if before.places != after.places:
@@ -383,22 +400,31 @@ class Walk:
         if children[0].type not in ("[", "[["):
             raise NotUnderstoodError("arithmetic may run something")
         self._expect(children, children[0].type, "]" * len(children[0].type))
-        self._condition(children, state, double=children[0].type == "[[")
+        double = children[0].type == "[["
+        words = self._condition(children, state, double=double)
+        if not double:
+            check_condition(words)
         return Outcome.of(state)
 
-    def _condition(self, children: Sequence[Node], state: State, *, double: bool) -> None:
-        """Walk the parts of `[ ... ]` or `[[ ... ]]`."""
+    def _condition(
+        self, children: Sequence[Node], state: State, *, double: bool
+    ) -> list[Word]:
+        """Walk the parts of `[ ... ]` or `[[ ... ]]`, and return its words."""
+        words: list[Word] = []
         operators = [self._text(c) for c in children if c.type == "test_operator"]
         numeric = double and any(each in _NUMERIC for each in operators)
         for at, child in enumerate(children):
             if at and children[at - 1].end_byte == child.start_byte:
                 raise NotUnderstoodError("a condition is not separated by blanks")
             if child.type in _EXPRESSIONS:
-                self._condition(self._children(child), state, double=double)
+                words += self._condition(self._children(child), state, double=double)
             elif child.type == "test_operator":
                 if self._text(child) in ("-v", "-R"):
                     raise NotUnderstoodError("a condition may run something")
-            elif child.type in ("!", "=", "==", "!=", "[", "]", "[[", "]]"):
+                words.append(Word(text=self._text(child)))
+            elif child.type in ("!", "=", "==", "!="):
+                words.append(Word(text=child.type))
+            elif child.type in ("[", "]", "[[", "]]"):
                 continue
             elif not child.is_named:
                 if not double or child.type not in ("&&", "||", "<", ">", "(", ")", "=~"):
@@ -409,11 +435,11 @@ class Walk:
                 ):
                     raise NotUnderstoodError("a condition may run something")
             else:
-                word = self._words(child, state)[0]
-                if (word.several and not double) or (
-                    numeric and not re.fullmatch(r"-?[0-9]+|\$[?#]", word.text)
-                ):
+                found = self._words(child, state)
+                if numeric and not re.fullmatch(r"-?[0-9]+|\$[?#]", found[0].text):
                     raise NotUnderstoodError("a condition may run something")
+                words += found
+        return words
 
     # Assignments.
 
@@ -446,7 +472,7 @@ class Walk:
             for part in parts[1:-1]:
                 if self._source[part.start_byte : part.start_byte + 1] == b"[":
                     raise NotUnderstoodError("an assignment may run something")
-                self._words(part, state)
+                self._check_names(self._words(part, state), state)
             return name, None
         words = self._words(value, state)
         # A pattern is not expanded here, but a tilde is; braces are not.
@@ -463,6 +489,8 @@ class Walk:
         children = self._children(node)
         kind = self._text(children[0])
         exported = kind == "export"
+        if len(children) < 2:
+            raise NotUnderstoodError(f"{kind!r} shows variables, which may be secret")
         for child in children[1:]:
             if child.type == "variable_assignment":
                 name, value = self._assigned(child, state)
@@ -633,10 +661,15 @@ class Walk:
             name: next(iter(value)) if value is not None and len(value) == 1 else None
             for name, value in state.values.items()
         }
-        decoder = Decoder(self._source, known, lambda each: self._nested(each, state))
+        decoder = Decoder(
+            self._source, known, lambda each: self._nested(each, state), self._foreign
+        )
         words = decoder.words(node)
         self._count(len(words))
         return words
+
+    def _foreign(self, name: str) -> None:
+        self.problem(f"the variable {name!r} is not the command's own, and may be secret")
 
     def _nested(self, node: Node, state: State) -> str | None:
         """Walk a substitution, and return its output if that is known."""
@@ -798,6 +831,7 @@ class Walk:
             self._source,
             dict.fromkeys(state.values),
             lambda each: self._nested(each, state),
+            self._foreign,
         )
         return decoder.document(start, end, body)
 
@@ -808,8 +842,8 @@ class Walk:
         text = self._text(node)
         return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
 
-    def fed_by(self) -> str | None:
-        """Return what kind of names the program now judged is fed through a pipe."""
+    def fed_by(self) -> Search | None:
+        """Return the search whose results the program now judged is fed through a pipe."""
         return self._fed
 
 

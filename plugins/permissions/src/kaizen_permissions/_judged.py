@@ -21,13 +21,14 @@ class Invocation:
         environment: The variables that are set for it.
         writes: The files that it or the shell would write, as far as that is known,
             relative to the directory in which the whole command begins.
-        reads: The files that it or the shell would read, likewise.
+        reads: The files that it or the shell would read, likewise: those that a pattern
+            matches now, and a folder if the files in it are read.
         redirected: Those among `writes` that the shell itself writes, with `>`.
         harmless: Known to change nothing, and to reach nothing outside the roots, with
             these arguments; what the shell writes for it is not counted.
         leaves: The shell, or the program itself, would touch a file outside the roots.
         special: Positions in `argv` of words that no `*` stands for: code, options that
-            run code, and paths outside the roots.
+            run code, and paths that are protected, or outside the roots.
         unknown: Positions in `argv` of words that are not known before the command runs.
     """
 

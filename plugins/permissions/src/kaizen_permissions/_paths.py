@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,11 +24,13 @@ __all__ = ["Place", "Reading", "Sources"]
 
 ROOTS = "@roots"
 MAX_PATH_CHARS = 4_096
+MAX_ENTRIES = 5_000
 _NOT_PLAIN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]|\A(?:file:|\s)|\s\Z", re.IGNORECASE
 )
 _ODD = re.compile(r"//|/\.\.?(/|\Z)|/\Z")
 _ELSEWHERE = re.compile(r"/(proc|dev/(fd|stdin|stdout|stderr))(/|\Z)")
+_WILD = re.compile(r"[*?\[{]")
 _ONE = r"[^/]"
 _CAN_SAY = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 
@@ -88,6 +90,55 @@ class Place:
         """Whether a path leads into a root, however it is read."""
         return reading is not None and all(map(self._inside, reading.strict))
 
+    def meets(self, reading: Reading | None) -> bool:
+        """Whether a path may have to do with a root, by its spelling or where it leads."""
+        return reading is None or any(map(self._inside, reading.loose))
+
+    def below(self, reading: Reading) -> list[Reading | None]:
+        """Return what is in the folders that a path or pattern leads to, however deep.
+
+        `None` in it is what cannot be understood, or what is more than can be looked at. A
+        path that is no folder has nothing in it.
+        """
+        found: list[Reading | None] = []
+        waiting = [_folder(each) for each in reading.strict]
+        seen = set()
+        while waiting:
+            folder = waiting.pop()
+            if folder is None or folder in seen:
+                continue
+            seen.add(folder)
+            for entry in _entries(folder):
+                if len(found) >= MAX_ENTRIES or not _is_plain(entry.path):
+                    return [*found, None]
+                real = _real(entry.path) if entry.is_symlink() else entry.path
+                texts = tuple(dict.fromkeys((real, entry.path)))
+                found.append(Reading(texts, texts))
+                if os.path.isdir(real):  # noqa: PTH112
+                    waiting.append(real)
+        return found
+
+    def may_be_below(self, pattern: str, reading: Reading) -> bool:
+        """Whether a pattern could be about something in a folder, there or yet to be."""
+        parts = [part for part in pattern.strip().split("/") if part not in ("", ".")]
+        folders = [
+            f"{each.rstrip('/')}/".casefold()
+            for each in map(_folder, reading.strict)
+            if each is not None
+        ]
+        for base, rest in self._bases(pattern.strip(), parts) if folders else ():
+            fixed = list(_fixed(rest))
+            more = len(fixed) < len(rest) or pattern.strip().endswith("/")
+            spelt = os.path.normpath("/".join((base, *fixed)))
+            for start in (spelt, _real(spelt)):
+                known = f"{start.rstrip('/')}/".casefold()
+                for folder in folders:
+                    if known.startswith(folder) and (more or known != folder):
+                        return True
+                    if more and folder.startswith(known):
+                        return True
+        return False
+
     def relative(self, path: str) -> str | None:
         """Return a real path relative to the directory, or `None` if it is not below it."""
         start = _real(self.directory).rstrip("/") + "/"
@@ -100,20 +151,23 @@ class Place:
         """
         if not path or len(path) > MAX_PATH_CHARS or not _is_plain(path):
             return None
-        joined = [self._joined_raw(path)]
+        plain = self._joined_raw(path)
+        if path[0] != "~" and _ODD.search(plain) is None:  # as nearly all are
+            if _leads_elsewhere(plain):
+                return None
+            found = _real(plain)
+            only = (found,)
+            return Reading(only, only if found == plain else (found, plain))
+        joined = [plain]
         if path.startswith("~"):
             if path != "~" and not path.startswith("~/"):
                 return None
             joined.append(self._home + path[1:])
-        spelt = joined
-        if any(map(_ODD.search, joined)):
-            spelt = [os.path.normpath(each) for each in joined]
-        every = joined if joined is spelt else list(dict.fromkeys((*joined, *spelt)))
+        spelt = [os.path.normpath(each) for each in joined]
+        every = list(dict.fromkeys((*joined, *spelt)))
         if any(map(_leads_elsewhere, every)):
             return None
         real = tuple(map(_real, every))
-        if real == (spelt[0],):
-            return Reading(real, real)
         return Reading(tuple(dict.fromkeys(real)), tuple(dict.fromkeys((*real, *spelt))))
 
     def compile(self, pattern: str) -> Sources:
@@ -183,6 +237,25 @@ def _real(path: str) -> str:
     if found.startswith("/") and not found.endswith(" (deleted)"):
         return found
     return os.path.realpath(path)
+
+
+def _folder(path: str) -> str | None:
+    """Return the folder that a path leads to, or in which what a pattern names begins."""
+    if os.path.isdir(path):  # noqa: PTH112 - a text is all that is needed
+        return path
+    found = None if os.path.lexists(path) else _WILD.search(path)
+    if found is None:
+        return None
+    start = path[: found.start()].rpartition("/")[0] or "/"
+    return start if os.path.isdir(start) else None  # noqa: PTH112
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError:
+        return
 
 
 def _prefix(path: str) -> str:

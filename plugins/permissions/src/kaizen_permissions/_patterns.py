@@ -32,13 +32,14 @@ def compile_pattern(pattern: str) -> Matcher:
     return _compile(rf"\A(?:{pattern})\z")
 
 
-def compile_all(sources: Iterable[str]) -> Matcher:
+def compile_all(sources: Iterable[str], *, ignore_case: bool = False) -> Matcher:
     """Return what matches whole texts against any of our own patterns at once."""
+    flags = "si" if ignore_case else "s"
     patterns = list(dict.fromkeys(sources))
     if not patterns:
         return _nothing
     parts = [
-        _compile(rf"(?s)\A(?:{'|'.join(f'(?:{each})' for each in chunk)})\z")
+        _compile(rf"(?{flags})\A(?:{'|'.join(f'(?:{each})' for each in chunk)})\z")
         for chunk in _chunks(patterns)
     ]
     if len(parts) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
@@ -23,6 +24,7 @@ from kaizen_permissions._settings import PermissionsSettings
 from kaizen_permissions._types import PermissionType
 
 if TYPE_CHECKING:
+    from kaizen_permissions._paths import Place
     from kaizen_permissions._policy import Policy
     from kaizen_permissions._rules import PermissionRule
 
@@ -123,33 +125,44 @@ class PermissionsPlugin:
             for kind in PermissionType
             for each in getattr(settings, kind.value)
         ]
-        protected = [*settings.protected]
-        for path in (settings.policy, settings.remember):
-            if path is not None:
-                found += self._rules_in(
-                    path, must_exist=path is settings.policy, given=rules
-                )
-                protected.append(str(Path(self._directory, path)))
-        if settings.policy is None and rules is not None:
-            found += rules
+        named, limits, files = self._rules_in_files(settings, rules)
         return Policy(
-            found,
+            [*found, *named],
             mode=settings.mode,
             roots=settings.roots,
             directory=self._directory,
             unasked=settings.unasked,
-            protected=protected,
+            protected=[*settings.protected, *map(str, files)],
+            stricter=limits,
         )
 
-    def _rules_in(
-        self, path: Path, *, must_exist: bool, given: Sequence[PermissionRule] | None
-    ) -> Sequence[PermissionRule]:
+    def _rules_in_files(
+        self, settings: PermissionsSettings, given: Sequence[PermissionRule] | None
+    ) -> tuple[Sequence[PermissionRule], Sequence[PermissionRule], list[Path]]:
+        """Return the rules of the user's files, those of others, and where all are."""
+        from kaizen_permissions._paths import Place
         from kaizen_permissions._policy_file import read_policy
 
-        if must_exist and given is not None:
-            return given
-        place = Path(self._directory, path)
-        return read_policy(place) if must_exist or place.exists() else ()
+        place = Place(self._directory, settings.roots)
+        files: list[Path] = []
+        rules = list(given or ())
+        limits: list[PermissionRule] = []
+        if settings.policy is not None:
+            files.append(self._place_of(settings.policy))
+            rules = read_policy(files[0]) if given is None else rules
+            if not _is_the_users(settings.policy, files[0], place):
+                rules, limits = [], _only_strict(rules, files[0])
+        if settings.remember is not None:
+            files.append(self._place_of(settings.remember))
+            if not _is_the_users(settings.remember, files[-1], place):
+                raise _not_the_users(settings.remember)
+            rules += read_policy(files[-1]) if files[-1].exists() else ()
+        return rules, limits, files
+
+    def _place_of(self, path: Path) -> Path:
+        """Return where a file of the settings is, with what `..` and `~` stand for."""
+        spelt = os.path.expanduser(path)  # noqa: PTH111 - also where there is no home
+        return Path(os.path.abspath(Path(self._directory, spelt)))  # noqa: PTH100
 
     async def reviews(self, call: ToolCall) -> Sequence[tuple[str, PermissionType]]:
         """Return what other plugins say of a call, with their names."""
@@ -177,10 +190,43 @@ class PermissionsPlugin:
 
             from kaizen_permissions._policy_file import append_rule
 
-            place = Path(self._directory, path)
+            place = self._place_of(path)
             await anyio.to_thread.run_sync(append_rule, place, rule)
         self._policy = self.policy.with_rules(rule)
         return "this program, until it ends" if path is None else str(path)
+
+
+def _is_the_users(written: Path, path: Path, place: Place) -> bool:
+    """Whether nobody but the user has written a file, as far as its place tells.
+
+    What lies in the roots is written by agents and by whoever made the project, and what a
+    relative name leads to depends on where the program is started.
+    """
+    anchored = written.is_absolute() or written.parts[:1] == ("~",)
+    return anchored and not place.meets(place.read(str(path)))
+
+
+def _only_strict(rules: Sequence[PermissionRule], path: Path) -> list[PermissionRule]:
+    """Return the rules that ask or refuse, and say that others are left out."""
+    found = [each for each in rules if each.permission_type is not PermissionType.ALLOW]
+    if len(found) < len(rules):
+        _LOG.warning(
+            "%d rules of %s allow something and are left out, since that file could come "
+            "from others: name it by an absolute path outside the roots, or write what is "
+            "to be allowed into the settings.",
+            len(rules) - len(found),
+            path,
+        )
+    return found
+
+
+def _not_the_users(path: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"remember = {str(path)!r}",
+        "could be written by others than you, and is to hold what you allow",
+        "Name a file by an absolute path outside the roots, such as "
+        "'~/.config/kaizen/always.toml'.",
+    )
 
 
 def _warn_of_unknown_tools(policy: Policy, registry: Registry) -> None:

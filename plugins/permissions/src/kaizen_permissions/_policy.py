@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeAlias
 from kaizen.errors import ConfigurationError
 from kaizen.tools import DangerLevel, ToolCall, ToolSpec
 
-from kaizen_permissions._bound import Bound, Spoken, bind
+from kaizen_permissions._bound import Bound, Spoken, bind, path_of
 from kaizen_permissions._defaults import PROTECTED
 from kaizen_permissions._paths import Place, Reading
 from kaizen_permissions._patterns import compile_all
 from kaizen_permissions._rules import MAX_PRIORITY, PermissionRule, is_tool_name
-from kaizen_permissions._subject import Shape, Subject
+from kaizen_permissions._subject import Shape, Subject, names_only
 from kaizen_permissions._types import PermissionMode, PermissionType
 
 __all__ = ["Decided", "Policy", "judge", "strictest"]
@@ -29,6 +29,8 @@ _DEFAULT, _ACCEPT_EDITS, _PLAN, _BYPASS = PermissionMode
 _VERBS = {"allow": "allows it", "ask": "asks about it", "deny": "refuses it"}
 _WRITERS = ("write_file", "edit_file", "delete_file")
 _READERS = ("read_file",)
+_REDIRECTS = ("write_file", "edit_file")
+_LISTERS = ("list_directory", "file_exists")
 Unasked: TypeAlias = Literal["safe", "low"]
 PLAN_REMEDY = (
     "This is plan mode: read what you need, and describe the change instead of making it. "
@@ -76,6 +78,8 @@ class Policy:
         directory: What relative paths are relative to; by default the working directory.
         unasked: The highest danger level that runs where no rule speaks.
         protected: Patterns of paths; each change of what they name is asked about.
+        stricter: Rules that can only ask and refuse more than the others do, whatever
+            their priority, such as those of a file that is not to be trusted.
 
     Attributes:
         contradictions: Pairs of rules of the same priority of which the second never has
@@ -93,26 +97,24 @@ class Policy:
         directory: Path | str | None = None,
         unasked: Unasked = "safe",
         protected: Iterable[str] = PROTECTED,
+        stricter: Iterable[PermissionRule] = (),
     ) -> None:
         allowed = _listed(allowed_tools, _ALLOW, "allowed_tools", 0)
         denied = _listed(denied_tools, _DENY, "denied_tools", MAX_PRIORITY)
-        self._given = _checked(rules)
         self.mode = _mode(mode)
         self.place = Place(directory, roots)
-        self.rules = (*denied, *self._given, *allowed)
         self._allowed = None if allowed_tools is None else allowed
         self._denied = denied
-        self._unasked: Unasked = unasked
         self._limit = DangerLevel.LOW if unasked == "low" else DangerLevel.SAFE
-        self._protected_patterns = tuple(protected)
         self._protected = compile_all(
-            source
-            for each in self._protected_patterns
-            for source in self.place.compile(each).loose
+            (each for pattern in protected for each in self.place.compile(pattern).loose),
+            ignore_case=True,
         )
-        self._bound: dict[object, tuple[ToolSpec | None, Bound, Shape]] = {}
-        self._file_rules = _about_files(self.rules)
-        self.contradictions = tuple(_contradictions(self.rules))
+        limits = tuple(each for each in stricter if each.permission_type is not _ALLOW)
+        self._stricter: Policy | None = None
+        if limits:
+            self._stricter = Policy(limits, directory=directory, roots=roots, protected=())
+        self._set_rules((*denied, *_checked(rules), *allowed))
         for strong, weak in self.contradictions:
             _LOG.warning(
                 "the rule %r never has an effect: %r has the same priority and is stronger",
@@ -120,15 +122,23 @@ class Policy:
                 str(strong),
             )
 
+    def _set_rules(self, rules: tuple[PermissionRule, ...]) -> None:
+        self._own = rules
+        self._bound: dict[object, tuple[ToolSpec | None, Bound, Shape]] = {}
+        self._file_rules = _about_files(rules)
+        self._redirect_rules = _about_redirects(rules)
+        self.contradictions = tuple(_contradictions(rules))
+
+    @property
+    def rules(self) -> tuple[PermissionRule, ...]:
+        """All rules, in the order in which they were given."""
+        return self._own + (self._stricter.rules if self._stricter else ())
+
     def with_rules(self, *rules: PermissionRule) -> Policy:
         """Return the same policy with more rules."""
         other = object.__new__(Policy)
         other.__dict__.update(self.__dict__)
-        other._given = _checked((*self._given, *rules))
-        other.rules = (*self.rules, *rules)
-        other._bound = {}
-        other.contradictions = tuple(_contradictions(other.rules))
-        other._file_rules = _about_files(other.rules)
+        other._set_rules(_checked((*self._own, *rules)))
         return other
 
     def decide(
@@ -170,7 +180,14 @@ class Policy:
         """Whether to decide it takes looking at files, or reading a command."""
         if subject.shape.takes("command") or self._bind(subject).looks_at_files:
             return True
-        return subject.writes and subject.shape.takes("path")
+        if not subject.shape.takes("path") and subject.is_flat:
+            return False
+        limits = self._stricter
+        return (
+            subject.writes
+            or bool(self._file_rules)
+            or (limits is not None and limits.looks_at_files(subject))
+        )
 
     def speak(self, subject: Subject) -> Spoken | Decided | None:
         """Return what rules and lists say of a call; `None` if they say nothing."""
@@ -183,9 +200,15 @@ class Policy:
         subject = subject.at(self.place)
         subject.may_write = self._may_write
         spoken = self._bind(subject).speak(subject)
-        if self._file_rules and subject.shape.takes("command"):
-            return _stricter(spoken, self._files_of_commands(subject))
-        return spoken
+        if subject.shape.takes("command"):
+            if self._file_rules or self._redirect_rules:
+                spoken = _stricter(spoken, self._files_of_commands(subject))
+        elif self._file_rules:
+            spoken = _stricter(spoken, self._files_of_tools(subject))
+        if self._stricter is None:
+            return spoken
+        limit = self._stricter.speak(subject)
+        return _stricter(spoken, limit if isinstance(limit, Spoken) else None)
 
     def changes_protected(self, subject: Subject) -> bool:
         """Whether a call changes something that only a person may let it change."""
@@ -212,11 +235,15 @@ class Policy:
     def _may_write(self, path: str) -> bool:
         """Whether a shell may write a file with `>` that is inside the roots."""
         reading = self.place.read(path)
-        if self.mode is _ACCEPT_EDITS and self.place.inside(reading):
+        said = [
+            self.speak(Subject.of_files(tool, (reading,), self.place))
+            for tool in _REDIRECTS
+        ]
+        if any(each is not None and each.type is not _ALLOW for each in said):
+            return False
+        if said[0] is not None:
             return True
-        subject = Subject("write_file", {"path": path}, None, self.place)
-        spoken = self._bind(subject).speak(subject)
-        return spoken is not None and spoken.type is _ALLOW
+        return self.mode is _ACCEPT_EDITS and self.place.inside(reading)
 
     def _unlisted(self, subject: Subject) -> Decided | None:
         if self._allowed is None:
@@ -239,7 +266,7 @@ class Policy:
         known = self._bound.get(key)
         if known is not None and known[0] is spec:
             return known[1]
-        bound = bind(self.rules, subject.shape, self.place)
+        bound = bind(self._own, subject.shape, self.place)
         if len(self._bound) >= MAX_KNOWN_TOOLS:
             self._bound.clear()
         self._bound[key] = (spec, bound, subject.shape)
@@ -247,24 +274,87 @@ class Policy:
 
     def _files_of_commands(self, subject: Subject) -> Spoken | None:
         """Return what rules about files say of the files that commands read and write."""
-        worst: Spoken | None = None
-        for analysis in subject.commands:
-            for tools, paths in ((_WRITERS, analysis.writes), (_READERS, analysis.reads)):
-                for path in paths:
-                    worst = self._file(tools, path, worst)
-        return worst
+        said: list[Spoken | None] = []
+        for each in (one for analysis in subject.commands for one in analysis.invocations):
+            for path in each.redirected:
+                file = (self.place.read(path),)
+                said += self._of_files(_REDIRECTS, file, self._redirect_rules)
+            said.append(self._paths(_WRITERS, each.writes))
+            moved = [path for path in each.writes if path not in each.redirected]
+            said.append(_doubted(self._paths(_READERS, moved)))
+            said.append(self._paths(_READERS, each.reads))
+        if not all(analysis.understood for analysis in subject.commands):
+            said.append(_doubted(_strictest((*self._file_rules, *self._redirect_rules))))
+        return _worst(said)
 
-    def _file(self, tools: Sequence[str], path: str, worst: Spoken | None) -> Spoken | None:
+    def _files_of_tools(self, subject: Subject) -> Spoken | None:
+        """Return what rules about files say of a tool that is none of those they name.
+
+        It may read or write what it is given in another way than they do.
+        """
+        if subject.name in (*_WRITERS, *_READERS, *_LISTERS):
+            return None
+        readings = subject.readings("path")
+        if not readings:
+            return None
+        said = self._readings(_READERS, readings)
+        if subject.writes:
+            said = _worst((said, self._readings(_WRITERS, readings)))
+        is_file_tool = subject.spec is None or subject.spec.category == "file"
+        return said if is_file_tool else _doubted(said)
+
+    def _paths(self, tools: Sequence[str], paths: Sequence[str]) -> Spoken | None:
+        return self._readings(tools, [self.place.read(path) for path in paths])
+
+    def _readings(
+        self, tools: Sequence[str], readings: Sequence[Reading | None]
+    ) -> Spoken | None:
+        """Return what rules that name some tools say of files, or of what is in folders.
+
+        Of a folder that is read counts what is in it now; of one that is written to, what
+        may come to be there.
+        """
+        if not readings:
+            return None
+        said = self._of_files(tools, readings, self._file_rules)
+        for reading in readings:
+            if reading is None:
+                continue
+            if tools is _WRITERS:
+                said.append(self._may_come(tools, reading))
+                continue
+            found = self.place.below(reading)
+            if found:
+                said += map(_doubted, self._of_files(tools, found, self._file_rules))
+        return _worst(said)
+
+    def _may_come(self, tools: Sequence[str], folder: Reading) -> Spoken | None:
+        """Return the rule that may be about something in a folder that is written to."""
+        return _doubted(
+            _strictest(
+                each
+                for each in self._file_rules
+                if each.tool in tools and self.place.may_be_below(path_of(each), folder)
+            )
+        )
+
+    def _of_files(
+        self,
+        tools: Sequence[str],
+        readings: Sequence[Reading | None],
+        rules: Sequence[PermissionRule],
+    ) -> list[Spoken | None]:
+        found = []
         for tool in tools:
-            subject = Subject(tool, {"path": path}, None, self.place)
-            known = self._bound.get((tool, "files"))
+            subject = Subject.of_files(tool, readings, self.place)
+            key = (tool, rules is self._file_rules)
+            known = self._bound.get(key)
             if known is None:
-                bound = bind(self._file_rules, subject.shape, self.place)
-                known = self._bound[tool, "files"] = (None, bound, subject.shape)
+                bound = bind(rules, subject.shape, self.place)
+                known = self._bound[key] = (None, bound, subject.shape)
             spoken = known[1].speak(subject)
-            if spoken is not None and spoken.type is not _ALLOW:
-                worst = _stricter(worst, spoken)
-        return worst
+            found.append(None if spoken is None or spoken.type is _ALLOW else spoken)
+        return found
 
 
 def judge(
@@ -272,9 +362,9 @@ def judge(
 ) -> Decided:
     """Return what policies that hold at once come to for a call.
 
-    Rules of any of them that refuse come first, then plan mode, then rules that ask, then
-    what always asks, then rules that allow; where no rule speaks, the mode and at last the
-    tool's danger level decide.
+    Rules of any of them that refuse, or might, come first, then plan mode, then rules that
+    ask, then what always asks, then rules that allow; where no rule speaks, the mode and at
+    last the tool's danger level decide.
 
     Args:
         policies: At least one; what none of them speaks about, the last one's mode decides.
@@ -284,16 +374,17 @@ def judge(
     if not is_tool_name(subject.name):
         return Decided(_DENY, "no tool can have this name")
     said = [each for policy in policies if (each := policy.speak(subject)) is not None]
-    refused = _first(said, _DENY)
-    if refused is not None:
-        return refused
+    stops = [each for each in said if each.type is not _ALLOW]
     modes = [each.mode for each in policies]
+    if stops:
+        first = max(stops, key=_weight)
+        if first.type is _DENY or (_may_refuse(first) and _PLAN not in modes):
+            return _told(first)
     for mode in modes:
         if mode is not _DEFAULT and (decided := _by_mode(modes, subject)) is not None:
             return decided
-    asked = _first(said, _ASK)
-    if asked is not None:
-        return asked
+    if stops:
+        return _told(stops[0])
     always = _always_asked(policies, subject)
     if always:
         return Decided(_ASK, always)
@@ -307,11 +398,12 @@ def strictest(decisions: Iterable[Decided]) -> Decided:
     return max(decisions, key=lambda each: each.type.strictness)
 
 
-def _first(said: Sequence[Spoken | Decided], kind: PermissionType) -> Decided | None:
-    for each in said:
-        if each.type is kind:
-            return _told(each)
-    return None
+def _weight(said: Spoken | Decided) -> int:
+    return said.weight if isinstance(said, Spoken) else 2 * said.type.strictness
+
+
+def _may_refuse(said: Spoken | Decided) -> bool:
+    return isinstance(said, Spoken) and said.may_refuse
 
 
 def _by_mode(modes: Sequence[PermissionMode], subject: Subject) -> Decided | None:
@@ -399,6 +491,8 @@ def _is_edit(place: Place, subject: Subject) -> bool:
         return False
     if spec.effect.danger > DangerLevel.MEDIUM:
         return False
+    if not names_only(subject.arguments or {}, "path"):
+        return False
     readings: tuple[Reading | None, ...] = subject.at(place).readings("path")
     return bool(readings) and all(map(place.inside, readings))
 
@@ -417,19 +511,45 @@ def _told(spoken: Spoken | Decided) -> Decided:
 def _stricter(one: Spoken | None, other: Spoken | None) -> Spoken | None:
     if one is None or other is None:
         return one or other
-    return one if one.type.strictness >= other.type.strictness else other
+    return one if one.weight >= other.weight else other
+
+
+def _worst(said: Iterable[Spoken | None]) -> Spoken | None:
+    worst: Spoken | None = None
+    for each in said:
+        worst = _stricter(worst, each)
+    return worst
+
+
+def _strictest(rules: Iterable[PermissionRule]) -> Spoken | None:
+    """Return what the strictest of some rules says, if one of them may stop a call."""
+    rule = max(rules, key=_strictness, default=None)
+    if rule is None or rule.permission_type is _ALLOW:
+        return None
+    return Spoken(rule.permission_type, rule)
+
+
+def _doubted(spoken: Spoken | None) -> Spoken | None:
+    """Return what is said of something that may be, or may not be, what was looked at."""
+    return None if spoken is None else Spoken(_ASK, spoken.rule, sure=False)
 
 
 def _about_files(rules: Sequence[PermissionRule]) -> tuple[PermissionRule, ...]:
-    """Return rules about certain files, if any may refuse: they hold for commands too."""
+    """Return rules about certain files, if any may refuse: they hold for others too."""
     ours = tuple(
-        each
-        for each in rules
-        if each.specifier is not None and each.tool in (*_WRITERS, *_READERS)
+        each for each in rules if each.tool in (*_WRITERS, *_READERS) and path_of(each)
     )
-    if all(each.permission_type is _ALLOW for each in ours):
-        return ()
-    return ours
+    return ours if _may_stop(ours) else ()
+
+
+def _about_redirects(rules: Sequence[PermissionRule]) -> tuple[PermissionRule, ...]:
+    """Return rules about writing files, if any may refuse what a shell does with `>`."""
+    ours = tuple(each for each in rules if any(map(each.names, _REDIRECTS)))
+    return ours if _may_stop(ours) else ()
+
+
+def _may_stop(rules: Iterable[PermissionRule]) -> bool:
+    return any(each.permission_type is not _ALLOW for each in rules)
 
 
 def _defaults(spec: ToolSpec) -> dict[str, Any]:

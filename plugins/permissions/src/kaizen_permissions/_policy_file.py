@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -113,19 +114,36 @@ def append_rule(path: Path, rule: PermissionRule) -> None:
     """
     with _alone(path.parent):
         before = _read(path) if path.exists() else ""
-        text = f"{before.rstrip()}\n\n{_entry(rule)}".lstrip()
-        parse_policy(before, str(path))
-        parse_policy(text, str(path))
+        wanted = [*parse_policy(before, str(path)), rule]
+        text = _with_rule(before, rule)
+        found = parse_policy(text, str(path))
+        if sorted(map(repr, found)) != sorted(map(repr, wanted)):
+            raise _bad(str(path), "is written in a way in which no rule can be added")
         _replace(path, text)
 
 
+def _with_rule(text: str, rule: PermissionRule) -> str:
+    """Return a file with one rule more: in its list of such rules, or else at its end."""
+    tables = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    lists = text[: tables.start()] if tables else text
+    start = rf"^{rule.permission_type.value}[ \t]*=[ \t]*\["
+    opened = re.search(start, lists, re.MULTILINE)
+    if opened is None:
+        return f"{text.rstrip()}\n\n{_entry(rule)}".lstrip()
+    place = opened.end()
+    return f"{text[:place]}{{ {', '.join(_fields(rule))} }}, {text[place:]}"
+
+
 def _entry(rule: PermissionRule) -> str:
-    lines = [f"[[{rule.permission_type.value}]]", f"rule = {_quoted(rule.pattern)}"]
+    return "\n".join([f"[[{rule.permission_type.value}]]", *_fields(rule)]) + "\n"
+
+
+def _fields(rule: PermissionRule) -> Iterator[str]:
+    yield f"rule = {_quoted(rule.pattern)}"
     if rule.reason:
-        lines.append(f"reason = {_quoted(rule.reason)}")
+        yield f"reason = {_quoted(rule.reason)}"
     if rule.priority:
-        lines.append(f"priority = {rule.priority}")
-    return "\n".join(lines) + "\n"
+        yield f"priority = {rule.priority}"
 
 
 def _quoted(text: str) -> str:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from posixpath import basename, isabs, join, normpath
 from typing import TYPE_CHECKING
 
-from kaizen_permissions._git import git_only_reads
+from kaizen_permissions._git import (
+    folder_of_git,
+    git_only_reads,
+    scripts_of_git,
+    subcommand,
+)
 from kaizen_permissions._judged import Invocation
-from kaizen_permissions._readers import only_reads
+from kaizen_permissions._places import Reach
+from kaizen_permissions._readers import is_reader, only_reads
 from kaizen_permissions._special import special_words
 from kaizen_permissions._state import Outcome, Redirects, State
 from kaizen_permissions._words import NotUnderstoodError, Word, named
@@ -27,7 +34,7 @@ from kaizen_permissions._wrappers import (
 if TYPE_CHECKING:
     from kaizen_permissions._invocations import Walk
 
-__all__ = ["Programs"]
+__all__ = ["Programs", "Search", "check_condition"]
 
 _MAX_WRAPPERS = 12
 _SYSTEM = re.compile(r"(/usr)?(/local)?/s?bin/[^/]+|/opt/homebrew/bin/[^/]+")
@@ -38,11 +45,29 @@ _NOT_EVERY_SHELL = re.compile(
 _WRITING = named(
     "tee touch mkdir rm rmdir truncate shred unlink chmod chown chgrp mv cp ln install"
 )
-_LISTING = named("grep egrep fgrep rg head tail sort uniq")
-_SHELL_OPTIONS = re.compile(r"[-+](c|[euxfbhv]+c?)")
+_COPYING = named("cp mv ln install")
+_PRINTING = named("-printf -ls -print")
+_LOOSENING = named("-o -or , ! -not")
+_PASSING = re.compile(r"-(z|zu|uz|zr|rz)|--zero-terminated")
+_PASSING_GREP = re.compile(r"-(?=.*z)[zviEF]+")
+_SCRIPTED = named("sed gsed awk gawk mawk jq")
+_SHELL_OPTIONS = re.compile(r"-[ceuxfbhv]+|\+[euxfbhv]+")
 _SET_OPTIONS = re.compile(r"[-+][euxfCv]+|[-+][euxfCv]*o")
 _SET_NAMES = named("errexit nounset xtrace pipefail noglob noclobber verbose")
 _NAME = re.compile(r"[a-z_][A-Za-z0-9_]*|[A-Z][A-Z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A search for files.
+
+    Attributes:
+        folder: Where it searches.
+        files: Whether it finds nothing but files, and so no links.
+    """
+
+    folder: str
+    files: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +80,8 @@ class _Call:
     state: State
     wrappers: tuple[str, ...] = ()
     path: str = ""
-    written: tuple[Word, ...] = field(default=())
+    written: tuple[Word, ...] = ()
+    searched: tuple[Word, ...] = ()
 
     @property
     def name(self) -> str:
@@ -99,21 +125,26 @@ class Programs:
         redirects = Redirects(writes=list(writes), reads=list(reads))
         self._note(_Call([Word(text=":")], {}, redirects, state), harmless=True)
 
-    def fed(self, invocations: Sequence[Invocation], before: str | None) -> str | None:
-        """Return what a part of a pipeline prints, if it is names of files in the roots.
+    def fed(
+        self, invocations: Sequence[Invocation], before: Search | None
+    ) -> Search | None:
+        """Return the search of which a part of a pipeline prints what is found.
 
-        They begin with a folder (`"path"`), or as they like (`"name"`).
+        Only names that end in a NUL stay what they are: a name may hold anything else.
         """
         if len(invocations) != 1 or not invocations[0].only_reads:
             return None
-        argv = invocations[0].argv
-        if argv[0] == "find" and not {"-printf", "-ls", "-exec"} & set(argv):
-            return "path" if len(argv) > 1 and argv[1][0] not in "-(!" else None
-        if argv[:2] == ("git", "ls-files") or argv[:3] == ("git", "diff", "--name-only"):
-            return None if any(word.startswith("--f") for word in argv) else "name"
-        if argv[0] in ("rg", "grep") and argv[1:2] in (("-l",), ("--files",), ("-rl",)):
-            return "name"
-        return before if argv[0] in _LISTING and not invocations[0].reads else None
+        one = invocations[0]
+        argv = one.argv
+        if one.wrappers or one.unknown:
+            return None
+        if argv[0] == "sort" and len(argv) == 2 and _PASSING.fullmatch(argv[1]):
+            return before
+        if argv[0] == "grep" and len(argv) == 3 and _PASSING_GREP.fullmatch(argv[1]):
+            return None if argv[2].startswith("-") else before
+        if argv[0] != "find" or argv[-1] != "-print0" or len(argv) < 3:
+            return None
+        return _search(argv)
 
     def _run(self, call: _Call) -> Outcome:
         if len(call.wrappers) > _MAX_WRAPPERS:
@@ -122,7 +153,8 @@ class Programs:
         name = call.name
         if name in UNSUPPORTED:
             self._walk.problem(f"{name!r} {UNSUPPORTED[name]}")
-            return self._plain(call)
+            self._plain(call)
+            return Outcome.of(call.state.forgetting())
         if _LOADERS.fullmatch(name):
             return self._wrapped(call, Wrapper(alone=True))
         if (wrapper := WRAPPERS.get(name)) is not None and _is_wrapping(
@@ -131,6 +163,10 @@ class Programs:
             return self._wrapped(call, wrapper if system else replace(wrapper, alone=True))
         if name in SHELLS:
             return self._shell(call)
+        if _sets_variables(call.words):
+            self._walk.problem(f"{name!r} sets variables in ways that are not followed")
+            self._plain(call)
+            return Outcome.of(call.state.forgetting())
         special = _SPECIAL.get(name)
         if special is not None and (system or name in _RUNS_OTHERS):
             return special(self, call)
@@ -140,6 +176,7 @@ class Programs:
         """Return a call with the program's bare name, and whether it is the system's."""
         first = call.words[0]
         if not first.plain or not first.text or not first.text.isascii():
+            self._walk.may_run_anything()
             raise NotUnderstoodError("the program that would run is not known")
         if first.text == ".":
             return replace(call, words=[Word(text="source"), *call.words[1:]]), True
@@ -159,15 +196,31 @@ class Programs:
     # One program.
 
     def _plain(self, call: _Call) -> Outcome:
-        inside = self._inside(call.state)
         judge = git_only_reads if call.name == "git" else only_reads
-        harmless, reads = judge(call.words, inside)
+        reads = judge(call.words, Reach(self._places, call.state.places))
         if call.path and not _SYSTEM.fullmatch(call.path):
-            harmless, reads = False, []
-        if not harmless:
+            reads = None
+        harmless = reads is not None
+        if reads is None:
             self._check_known(call)
-        self._note(call, harmless=harmless, reads=reads)
+            reads = list(self._perhaps_read(call))
+        self._note(call, harmless=harmless, reads=[*reads, *call.searched])
         return Outcome.of(call.state)
+
+    def _perhaps_read(self, call: _Call) -> Iterator[Word]:
+        """Give what a program may read that is not known only to read.
+
+        One that is there to read reads what it is given; of another, the words count that
+        are files.
+        """
+        reads = is_reader(call.name)
+        for word in call.words[1:]:
+            if not word.known or word.piped:
+                continue
+            if (reads and not word.text.startswith("-")) or word.pattern >= 0:
+                yield word
+            else:
+                yield from self._places.files_in(word.text, call.state.places)
 
     def _check_known(self, call: _Call) -> None:
         """Note what a program would be given that is not known."""
@@ -178,6 +231,12 @@ class Programs:
                 )
             elif word.pattern == 0 or (word.pattern > 0 and word.text.startswith("-")):
                 self._walk.problem(f"{word.text!r} may stand for an option")
+        if call.name in _SCRIPTED and not _script_is_known(call.words):
+            self._walk.problem(f"a script of {call.name!r} is not known before it runs")
+        if call.name == "git":
+            at = subcommand([word.text for word in call.words])
+            if any(word.pattern >= 0 for word in call.words[: at + 1]):
+                self._walk.problem("what git would do is not known")
         if (language := interpreter(call.name)) is not None:
             self._check_script(call, language)
 
@@ -201,17 +260,16 @@ class Programs:
         call: _Call,
         *,
         harmless: bool,
-        reads: Sequence[str] = (),
-        words: Sequence[Word] | None = None,
+        reads: Sequence[Word] = (),
     ) -> None:
         """Add a program to what would run."""
-        words = call.words if words is None else words
+        words = call.words
         places = call.state.places
         argv = tuple(word.text for word in words)
         redirected = [*call.redirects.writes, *call.written]
         inside = self._inside(call.state)
         leaves = not all(map(inside, (*redirected, *call.redirects.reads))) or any(
-            map(self._places.is_protected, redirected)
+            self._places.is_protected(word, places) for word in redirected
         )
         shown = [
             path
@@ -219,7 +277,7 @@ class Programs:
             if not _is_sink(word)
             for path in self._places.shown(word, places)
         ]
-        names = [*call.redirects.reads, *(Word(text=text) for text in reads)]
+        names = [*call.redirects.reads, *reads, *_copied(words)]
         read = [path for word in names for path in self._places.shown(word, places)]
         self._walk.invocations.append(
             Invocation(
@@ -228,7 +286,7 @@ class Programs:
                 wrappers=call.wrappers,
                 environment=call.environment,
                 writes=(*shown, *self._written(words, places)),
-                reads=tuple(read),
+                reads=tuple(dict.fromkeys(read)),
                 redirected=tuple(shown),
                 harmless=harmless,
                 leaves=leaves,
@@ -250,6 +308,8 @@ class Programs:
 
     def _leads_out(self, word: Word, places: Sequence[str]) -> bool:
         if word.pattern >= 0 and not self._places.inside(word, places):
+            return True
+        if self._places.may_be_protected(word, places):
             return True
         return self._places.leads_out(word.text, places)
 
@@ -314,7 +374,7 @@ class Programs:
             return self._script_of(words, inner)
         if not words:
             if not wrapper.alone:
-                self._note(call, harmless=call.name in ("env", "exec", "command", "time"))
+                self._note(call, harmless=call.name in ("exec", "command", "time"))
             return Outcome.of(call.state)
         outcome = self._run(inner)
         return Outcome.of(call.state) if inner.state != call.state else outcome
@@ -358,17 +418,19 @@ class Programs:
             return self._plain(call)
         at = 1
         runs = False
-        while at < len(call.words) and call.words[at].text[:1] in "-+" and not runs:
+        while at < len(call.words) and call.words[at].text.startswith(("-", "+")):
             word = call.words[at]
+            if word.plain and word.text in ("-", "--"):
+                break
             if not word.plain or not _SHELL_OPTIONS.fullmatch(word.text):
                 self._note(call, harmless=False)
                 raise NotUnderstoodError(
                     f"the option {word.text!r} of a shell is not known"
                 )
-            runs = word.text.endswith("c")
+            runs = runs or "c" in word.text
             at += 1
         rest = call.words[at:]
-        if runs and rest and rest[0].text == "--":
+        if rest and rest[0].text in ("-", "--"):
             rest = rest[1:]
         if call.path and not _SYSTEM.fullmatch(call.path):
             self._note(call, harmless=False)
@@ -420,11 +482,14 @@ class Programs:
         return Outcome.of(after.forgetting().or_else(call.state.forgetting()))
 
     def _trap(self, call: _Call) -> Outcome:
+        """A handler may run between any two commands from here on."""
         words = [word for word in call.words[1:] if word.text != "--"]
-        if words and words[0].text not in ("-", "", "-l", "-p"):
-            return self._script_of(words[:1], call)
-        self._note_redirects(call)
-        return Outcome.of(call.state)
+        if not words or words[0].text in ("-", "", "-l", "-p"):
+            self._note_redirects(call)
+            return Outcome.of(call.state)
+        self._walk.problem("what a trap runs may come between any two commands")
+        self._script_of(words[:1], call)
+        return Outcome.of(call.state.forgetting())
 
     def _find(self, call: _Call) -> Outcome:
         """Judge a search, and each program that it runs for what it finds."""
@@ -437,6 +502,8 @@ class Programs:
             if word.text not in ("-exec", "-execdir", "-ok", "-okdir"):
                 kept.append(word)
                 continue
+            if word.text.endswith("dir"):
+                self._walk.problem("a program would run in each folder of what is found")
             begin = at
             while at < len(call.words) and call.words[at].text not in (";", "+"):
                 at += 1
@@ -446,29 +513,52 @@ class Programs:
             at += 1
         self._plain(replace(call, words=kept))
         for words in inner:
-            filled = [_found(word, kept) for word in words]
-            self._run(
-                replace(call, words=filled, wrappers=(*call.wrappers, "find"), path="")
-            )
+            self._run_for_found(call, words, [word.text for word in kept])
         return Outcome.of(call.state)
+
+    def _run_for_found(
+        self, call: _Call, words: Sequence[Word], argv: Sequence[str]
+    ) -> None:
+        """Judge what `find` runs for what it finds by the rest of its words."""
+        if not all(word.plain for word in words):
+            self._walk.problem("what 'find' would run is not known")
+        search = _search(argv)
+        found, searched = self._handed(search, call)
+        filled = [
+            found if word.text == "{}" else replace(word, known="{}" not in word.text)
+            for word in words
+        ]
+        wrappers = (*call.wrappers, "find")
+        self._run(
+            replace(call, words=filled, wrappers=wrappers, path="", searched=searched)
+        )
+
+    def _handed(self, search: Search | None, call: _Call) -> tuple[Word, tuple[Word, ...]]:
+        """Return what stands for the files found, and the folder that they are in."""
+        if search is None:
+            return _ANYTHING, ()
+        folder = (Word(text=search.folder),)
+        if not search.files and not self._places.has_no_way_out(
+            search.folder, call.state.places
+        ):
+            return _ANYTHING, folder
+        start = search.folder.rstrip("/")
+        return Word(text=f"{start}/*", pattern=len(start) + 1, several=True), folder
 
     def _xargs(self, call: _Call) -> Outcome:
         stripped = strip(_XARGS, call.words)
         words = list(stripped.words) or [Word(text="echo")]
-        marker = next(
-            (
-                stripped.options[o].text
-                for o in ("-I", "--replace")
-                if o in stripped.options
-            ),
-            None,
+        options = stripped.options
+        marker = next((options[o].text for o in ("-I", "--replace") if o in options), None)
+        fed = self._walk.fed_by()
+        separated = any(
+            each == "--null" or re.fullmatch(r"-[rtpxo]*0[0rtpxo]*", each)
+            for each in options
         )
-        fed = None if {"-a", "--arg-file"} & set(stripped.options) else self._walk.fed_by()
-        if fed is None:
-            given = Word(text="…", known=False, several=True)
-        else:
-            text, pattern = ("./*", 2) if fed == "path" else ("*", 0)
-            given = Word(text=text, pattern=pattern, several=True)
+        other = call.redirects.fed or call.redirects.reads
+        if other or not separated or {"-a", "--arg-file"} & options.keys():
+            fed = None
+        given, searched = self._handed(fed, call)
         if marker is None:
             words.append(given)
         else:
@@ -480,11 +570,22 @@ class Programs:
                 else word
                 for word in words
             ]
-        if "-a" in stripped.options and not self._inside(call.state)(
-            stripped.options["-a"]
-        ):
-            raise NotUnderstoodError("it leaves the directories that it may use")
-        self._run(replace(call, words=words, wrappers=(*call.wrappers, "xargs"), path=""))
+        for option in ("-a", "--arg-file"):
+            if option in options and not self._inside(call.state)(options[option]):
+                raise NotUnderstoodError("it leaves the directories that it may use")
+        wrappers = (*call.wrappers, "xargs")
+        self._run(replace(call, words=words, wrappers=wrappers, path="", searched=searched))
+        return Outcome.of(call.state)
+
+    def _git(self, call: _Call) -> Outcome:
+        """Judge a command of git, and the scripts that it would run."""
+        self._plain(call)
+        if any(w.text.startswith(("alias.", "-calias.")) for w in call.words):
+            self._walk.problem("git is given another command")
+        if self._places.repository(folder_of_git(call.words), call.state.places) is False:
+            self._walk.problem("git would find a repository that may not be its owner's")
+        for script in scripts_of_git(call.words):
+            self._script_of(script, replace(call, redirects=Redirects()))
         return Outcome.of(call.state)
 
     # Builtins.
@@ -514,6 +615,8 @@ class Programs:
         return Outcome.of(state)
 
     def _set(self, call: _Call) -> Outcome:
+        if len(call.words) < 2:
+            raise NotUnderstoodError("'set' shows all variables, which may be secret")
         for word in call.words[1:]:
             if not word.plain or not (
                 _SET_OPTIONS.fullmatch(word.text) or word.text in _SET_NAMES
@@ -531,14 +634,39 @@ class Programs:
 
     def _condition(self, call: _Call) -> Outcome:
         """`test`, whose `-v` evaluates what stands in the brackets of a name."""
-        if any(w.several or w.text in ("-v", "-R") for w in call.words) or (
-            sum(not word.known for word in call.words) and len(call.words) > 4
-        ):
-            raise NotUnderstoodError("a condition may run something")
+        words = call.words[1:]
+        if call.name == "[" and words and words[-1].text == "]":
+            words = words[:-1]
+        check_condition(words)
         self._note(call, harmless=True)
         return Outcome.of(call.state)
 
 
+def check_condition(words: Sequence[Word]) -> None:
+    """Refuse a condition in single brackets in which something may run.
+
+    Raises:
+        NotUnderstoodError: A word that is not known could be an operator, or several words.
+    """
+    if any(
+        w.several or w.pattern >= 0 or (w.known and w.text in ("-v", "-R")) for w in words
+    ):
+        raise NotUnderstoodError("a condition may run something")
+    if len(words) < 2 or all(word.known for word in words):
+        return
+    if words[0].known and words[0].text == "!":
+        check_condition(words[1:])
+        return
+    operator = words[0] if len(words) == 2 else words[1]
+    if len(words) > 3 or not operator.known or operator.text not in _TESTS[len(words)]:
+        raise NotUnderstoodError("a condition may run something")
+
+
+_TESTS = {
+    2: named("-e -f -d -r -w -x -s -n -z -L -h -p -S -b -c -g -k -u -O -G -N -t"),
+    3: named("= == != < > -eq -ne -lt -le -gt -ge -nt -ot -ef"),
+}
+_ANYTHING = Word(text="…", known=False, several=True)
 _XARGS = Wrapper(
     flags="0rtpxo",
     valued="InLPsdEa",
@@ -549,10 +677,11 @@ _XARGS = Wrapper(
 )
 _LOOKS_UP = ([Word(text="-v")], [Word(text="-V")])
 _READ = Wrapper(flags="rse", valued="dnNptui")
-_RUNS_OTHERS = frozenset({"find", "xargs"})
+_RUNS_OTHERS = frozenset({"find", "xargs", "git"})
 _SPECIAL: Mapping[str, Callable[[Programs, _Call], Outcome]] = {
     "eval": Programs._eval,
     "trap": Programs._trap,
+    "git": Programs._git,
     "find": Programs._find,
     "xargs": Programs._xargs,
     "cd": Programs._cd,
@@ -586,11 +715,49 @@ def _split(word: Word) -> list[Word]:
     return [Word(text=text) for text in word.text.split(" ") if text]
 
 
-def _found(word: Word, search: Sequence[Word]) -> Word:
-    """Return a word of what `find` runs, with what it finds in the place of `{}`."""
-    if "{}" not in word.text:
-        return word
-    if word.text != "{}":
-        return replace(word, known=False)
-    start = search[1].text if len(search) > 1 and search[1].text[0] not in "-(!" else "."
-    return Word(text=f"{start.rstrip('/') or '/'}/*", pattern=len(start.rstrip("/")) + 1)
+def _sets_variables(words: Sequence[Word]) -> bool:
+    """Tell whether a builtin, as a mere program, would set or forget a variable."""
+    name = words[0].text
+    if name in ("printf", "wait"):
+        letter = "v" if name == "printf" else "p"
+        return any(
+            not word.plain or re.match(rf"-[a-z]*{letter}", word.text)
+            for word in words[1 : 2 if name == "printf" else None]
+        )
+    return name in ("declare", "typeset", "local", "export", "readonly", "unset")
+
+
+def _script_is_known(words: Sequence[Word]) -> bool:
+    """Tell whether no pattern stands where `sed` or `awk` may look for a script."""
+    given = False
+    for before, word in pairwise(words):
+        option = before.text.startswith("-") and not _SED_FLAGS.fullmatch(before.text)
+        if word.pattern >= 0 and (option or not given):
+            return False
+        given = given or (option and before.text in ("-e", "-f"))
+        given = given or (not option and not word.text.startswith("-"))
+    return True
+
+
+_SED_FLAGS = re.compile(r"-[nErsuz]*(i.*)?")
+
+
+def _copied(words: Sequence[Word]) -> Iterator[Word]:
+    """Give the files that are read where others are written."""
+    if words[0].text in _COPYING:
+        yield from (word for word in words[1:] if not word.text.startswith("-"))
+    elif words[0].text == "dd":
+        for word in words[1:]:
+            if word.text.startswith("if="):
+                yield Word(text=word.text[3:])
+
+
+def _search(argv: Sequence[str]) -> Search | None:
+    """Return what `find` searches, if that is one folder and it prints names alone."""
+    if len(argv) < 2 or not argv[1] or re.match(r"[-(!,]|.*[*?[]", argv[1], re.DOTALL):
+        return None
+    tests = argv[2:]
+    if (tests and (not tests[0] or tests[0][0] not in "-(!")) or _PRINTING & set(tests):
+        return None
+    files = ("-type", "f") in pairwise(tests) and not _LOOSENING & set(tests)
+    return Search(folder=argv[1], files=files)

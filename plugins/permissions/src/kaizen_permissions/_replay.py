@@ -24,7 +24,8 @@ class PastCall:
     """One call that was decided.
 
     Attributes:
-        decision: What the settings decided then: `allow`, `ask` or `deny`.
+        decision: What the settings decided then: `allow`, `ask` or `deny`; empty if they
+            had no say.
         arguments: What it was called with; `None` if that was not kept.
         spec: What was known of the tool.
     """
@@ -94,15 +95,24 @@ def calls_of(
             )
 
 
-def flips(calls: Iterable[PastCall], policy: Policy) -> Iterator[Flip]:
-    """Yield the calls about which a policy decides otherwise than it was decided."""
+def flips(calls: Iterable[PastCall], policy: Policy) -> tuple[list[Flip], int]:
+    """Return the calls about which a policy decides otherwise, and how many are not known.
+
+    Of a call from before this plugin it is known what was done, and not how dangerous its
+    tool was: what a policy makes of it is known if a rule says it.
+    """
+    found, unknown = [], 0
     for call in calls:
-        if call.arguments is None:
+        if call.arguments is None or not call.decision:
+            unknown += 1
             continue
         subject = policy.subject(call.tool, call.arguments, spec=call.spec)
         now = judge((policy,), subject, granted=call.granted)
-        if now.type.value != call.decision:
-            yield Flip(call=call, now=now)
+        if call.spec is None and now.rule is None:
+            unknown += 1
+        elif now.type.value != call.decision:
+            found.append(Flip(call=call, now=now))
+    return found, unknown
 
 
 def _arguments(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
@@ -124,10 +134,10 @@ def _noted(
 ) -> PastCall | None:
     """Return the call of a note; `None` if it is none of ours. It comes from outside."""
     call_id, tool = data.get("call_id"), data.get("tool")
-    decision = data.get("settings", data.get("decision"))
+    decision = data.get("settings", "")
     if not isinstance(call_id, str) or not is_tool_name(tool):
         return None
-    if decision not in ("allow", "ask", "deny"):
+    if decision not in ("", "allow", "ask", "deny"):
         return None
     given = data.get("arguments")
     known = given if isinstance(given, Mapping) else arguments.get(call_id)

@@ -18,6 +18,15 @@ MAX_REASON_CHARS = 500
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _CALL = re.compile(r"([A-Za-z0-9_.-]{1,80})\((.*)\)", re.DOTALL)
 _NO_NAME = re.compile(r"[A-Za-z0-9_-]*|.*[\s\x80-\U0010ffff].*")
+_CLASS = r"\[\^?[A-Za-z0-9_-]+\]"
+_EXPRESSION = re.compile(
+    rf"(?:[a-z0-9_.*+?()|^$]|{_CLASS}|\{{[0-9]+(?:,[0-9]*)?\}}|\\[A-Za-z]|\(\?[a-zA-Z-]*:)*"
+)
+_BRACKETS = re.compile(r"\([^()|?][^()|]*\)\Z")
+_SPECIFIERS = (
+    "A specifier stands behind the whole name of one tool, as in `write_file(docs/)`; have "
+    "a rule for each tool."
+)
 _GLOB = re.compile(r"(?<![.)\]}\\*+?])[*?]|\A[*?]")
 
 
@@ -60,6 +69,7 @@ class PermissionRule:
         keep(self, "tool", name)
         keep(self, "specifier", specifier)
         if not name:
+            _check_expression(self.pattern, expression)
             try:
                 keep(self, "_fits", compile_pattern(expression))
             except ValueError as error:
@@ -145,6 +155,12 @@ def _parsed(pattern: str) -> tuple[str, str | None, str]:
             "has a wildcard, which it would mean as in a regular expression",
             "Write `re:git_.*` for all tools whose names begin with `git_`.",
         )
+    if _BRACKETS.search(pattern):
+        raise _unusable(
+            pattern,
+            "could be a regular expression, or tools with a specifier",
+            f"Write `re:` before a regular expression. {_SPECIFIERS}",
+        )
     return "", None, pattern
 
 
@@ -164,6 +180,21 @@ def _specifier(pattern: str, name: str, specifier: str) -> str:
             pattern[:80], "is too long", f"Give at most {MAX_SPECIFIER_CHARS} characters."
         )
     return specifier.strip()
+
+
+def _check_expression(pattern: str, expression: str) -> None:
+    """Refuse an expression with letters that are in no name: it would fit nothing."""
+    try:
+        compile_pattern(expression)
+    except ValueError:
+        return  # which says more
+    if _EXPRESSION.fullmatch(expression):
+        return
+    raise _unusable(
+        pattern,
+        "is an expression that fits the name of no tool, which is made of a-z, 0-9 and _",
+        _SPECIFIERS,
+    )
 
 
 def _unusable(pattern: object, problem: str, remedy: str) -> ConfigurationError:

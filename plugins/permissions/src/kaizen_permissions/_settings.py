@@ -61,12 +61,13 @@ class PermissionsSettings(PluginSettings):
     )
     policy: Path | None = Field(
         default=None,
-        description="A file with more rules, with reasons and priorities.",
+        description="A file with more rules, with reasons and priorities. One in the "
+        "roots, or under a relative name, can only ask and refuse.",
     )
     remember: Path | None = Field(
         default=None,
-        description='File to which rules are added that a person accepts with "always"; '
-        "without it they hold until the program ends.",
+        description='File to which rules are added that a person accepts with "always", by '
+        "an absolute path outside the roots; without it they hold until the program ends.",
     )
     roots: tuple[Path, ...] = Field(
         default=(Path(),),

@@ -8,8 +8,9 @@ caller's choice, or writes to one, has to be spelled out in the rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from kaizen_permissions._git import subcommand
 from kaizen_permissions._readers import awk_only_prints, sed_only_prints
 from kaizen_permissions._words import named
 from kaizen_permissions._wrappers import interpreter
@@ -27,8 +28,8 @@ _SPECIAL: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "",
         _long(
             "config-env exec-path git-dir work-tree ext-diff upload-pack receive-pack"
-            " output"
-            " open-files-in-pager template exec config separate-git-dir"
+            " output open-files-in-pager template exec config separate-git-dir extcmd"
+            " smtp-server sendmail-cmd to-cmd cc-cmd"
         ),
     ),
     "make": ("fIE", _long("eval file makefile include-dir")),
@@ -146,6 +147,24 @@ _SAME: Mapping[str, str] = {
     "cc": "gcc",
     "py.test": "pytest",
 }
+# Options with which an interpreter runs no other program than the script that follows.
+_PLAIN_OPTIONS = {
+    "python": re.compile(r"-[uBOsSqvVbEIP]+|--version|--help"),
+    "": re.compile(r"-w|-v|--version|--help|-"),
+}
+# Modules of Python that take no code on the command line, nor the name of another one.
+_MODULES = named(
+    "pytest unittest mypy ruff black isort flake8 build venv coverage pip tox nox sphinx"
+    " json.tool py_compile compileall site http.server pyflakes pylint"
+)
+# Programs to which a word that begins with `@` is a name, and not a file of arguments.
+_NAMES_AT = named("git npm npx pnpm yarn bun bunx gh docker podman echo ssh go")
+# Subcommands of git that run what they are given, or what a configuration says.
+_GIT_RUNNING = named(
+    "config filter-branch filter-repo difftool mergetool hook for-each-repo send-email"
+    " daemon instaweb archimport cvsserver http-backend p4 svn shell upload-pack"
+    " receive-pack credential"
+)
 _WHOLE = named(  # those that take no shortened options
     "pytest ruff cargo docker go black eslint prettier tsc gcc"
 )
@@ -157,22 +176,45 @@ _GIT_RUNS = re.compile(r"(ext|fd)::|.*::.*|--upload-pack.*")
 
 def special_words(name: str, argv: Sequence[str]) -> frozenset[int]:
     """Return where such words stand among a program's words, which its name begins."""
+    if interpreter(name) is not None:
+        return frozenset(_of_interpreter(name, argv))
     family = _SAME.get(name, name)
     letters, long = _SPECIAL.get(family, ("", ()))
-    if (language := interpreter(name)) is not None:
-        letters, long = language[0], _long("eval print run require import command")
-        if name.startswith("py") and len(argv) > 2 and argv[1] == "-m":
-            return frozenset(at + 2 for at in special_words(argv[2], argv[2:]))
     shortened = family not in _WHOLE
     found = {
         at
         for at, word in enumerate(argv)
-        if at and _is_special(word, letters, long, shortened=shortened)
+        if at
+        and (
+            _is_special(word, letters, long, shortened=shortened)
+            or (word.startswith("@") and len(word) > 1 and family not in _NAMES_AT)
+        )
     }
     peculiar = _PECULIAR.get(family)
     if peculiar is not None:
         found = peculiar(argv, found)
     return frozenset(found)
+
+
+def _of_interpreter(name: str, argv: Sequence[str]) -> set[int]:
+    """Return the options before a script, if they do more than to say how it runs.
+
+    Any of them may be code, or name some; the words after the script are its own.
+    """
+    python = name.startswith("py")
+    plain = _PLAIN_OPTIONS["python" if python else ""]
+    found: set[int] = set()
+    for at, word in enumerate(argv[1:], start=1):
+        if not word.startswith("-"):
+            break
+        if python and word == "-m" and at + 1 < len(argv) and argv[at + 1] in _MODULES:
+            inner = special_words(argv[at + 1], argv[at + 1 :])
+            return found | {at + 1 + each for each in inner}
+        if python and word == "-m":
+            return found | {at, at + 1}
+        if plain.fullmatch(word) is None:
+            found.add(at)
+    return found
 
 
 def _is_special(word: str, letters: str, long: tuple[str, ...], *, shortened: bool) -> bool:
@@ -202,16 +244,37 @@ def _make(argv: Sequence[str], found: set[int]) -> set[int]:
 
 def _git(argv: Sequence[str], found: set[int]) -> set[int]:
     """Options before the subcommand change what it does; some addresses run a program."""
-    for at, word in enumerate(argv[1:], start=1):
-        if not word.startswith("-"):
-            break
-        found = found | {at}
-    clones = len(argv) > 1 and argv[1] in ("clone", "fetch", "pull", "push", "ls-remote")
-    return found | {
-        at
-        for at, word in enumerate(argv)
-        if at > 1 and clones and (_GIT_RUNS.match(word) or re.match(r"-[a-z]*[cu]", word))
-    } - {at for at, word in enumerate(argv) if word == "-u" and argv[1] == "push"}
+    at = subcommand(argv)
+    found = found | set(range(1, at))
+    if at >= len(argv):
+        return found
+    name, rest = argv[at], list(enumerate(argv))[at + 1 :]
+    if name in _GIT_RUNNING:
+        found.add(at)
+    if name in ("bisect", "submodule"):
+        word = "run" if name == "bisect" else "foreach"
+        if word in argv[at:]:
+            found.add(argv.index(word, at))
+        elif name == "submodule":
+            found.add(at + 1)
+    letters = _GIT_LETTERS.get(name)
+    if letters is not None:
+        found |= {i for i, word in rest if re.match(rf"-[A-Za-z0-9]*[{letters}]", word)}
+    if name in _GIT_TRANSPORTS:
+        found |= {i for i, word in rest if _GIT_RUNS.match(word)}
+    return found
+
+
+# For each subcommand the letters of options that run a program, or name a file.
+_GIT_LETTERS = {
+    "grep": "O",
+    "rebase": "x",
+    "clone": "cu",
+    "fetch": "u",
+    "pull": "u",
+    "ls-remote": "u",
+}
+_GIT_TRANSPORTS = named("clone fetch pull push ls-remote remote archive submodule")
 
 
 def _go(argv: Sequence[str], found: set[int]) -> set[int]:
@@ -231,22 +294,39 @@ def _pytest(argv: Sequence[str], found: set[int]) -> set[int]:
 
 def _sed(argv: Sequence[str], found: set[int]) -> set[int]:
     """A script of sed may run programs and write files."""
-    return found | _scripts(argv, "e", sed_only_prints)
+    found = set(found)
+    given = follows = False
+    first = 0
+    for at, word in enumerate(argv[1:], start=1):
+        if follows:
+            found |= set() if sed_only_prints(word) else {at}
+            follows = False
+        elif word in ("-e", "--expression"):
+            given = follows = True
+        elif word.startswith(("-e", "--expression=")):
+            script = word[2:] if word[1] == "e" else word.partition("=")[2]
+            found |= set() if sed_only_prints(script) else {at}
+            given = True
+        elif word.startswith("-") and len(word) > 1:
+            found |= set() if _SED_PLAIN.fullmatch(word) else {at}
+        else:
+            first = first or at
+    if first and not given and not sed_only_prints(argv[first]):
+        found.add(first)
+    return found
+
+
+_SED_PLAIN = re.compile(r"-[nErsuz]+|--|--quiet|--silent|--posix")
 
 
 def _awk(argv: Sequence[str], found: set[int]) -> set[int]:
     """A program of awk may run others and write files."""
-    return found | _scripts(argv, "", awk_only_prints)
-
-
-def _scripts(argv: Sequence[str], letter: str, prints: Callable[[str], bool]) -> set[int]:
-    """Return where words stand that may be scripts, and do more than print."""
-    return {
+    return found | {
         at
         for at, word in enumerate(argv)
         if at
-        and not prints(word)
-        and (not word.startswith("-") or (letter and letter in word))
+        and not awk_only_prints(word)
+        and not word.startswith("-")
         and (not re.fullmatch(r"[A-Za-z0-9_./-]+", word) or at == _first_word(argv))
     }
 

@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from posixpath import normpath
 
 from kaizen_permissions._judged import Invocation
+from kaizen_permissions._words import named
 
 __all__ = ["Specifier", "specifier"]
 
 # Long names of options that are refused most often, by the letter.
-_LONG = {"r": "--recursive", "f": "--force", "i": "--in-place", "a": "--all"}
-_SHORT = {name: letter for letter, name in _LONG.items()}
+_LONG = {
+    "r": ("--recursive",),
+    "f": ("--force",),
+    "i": ("--in-place", "--interactive"),
+    "a": ("--all",),
+    "n": ("--no-verify",),
+    "d": ("--delete",),
+    "D": ("--delete",),
+    "g": ("--global",),
+    "y": ("--yes",),
+    "m": ("--message",),
+    "o": ("--output",),
+    "c": ("--config",),
+}
+# Other words for what rules refuse.
+_SAME_AS = {("git", "push"): named("send-pack http-push subtree")}
+# Programs whose words are subcommands and names, but for what follows some of them.
+_SUBCOMMANDS = named(
+    "git npm npx pnpm yarn bun cargo go pip pip3 uv poetry docker podman kubectl helm gh"
+    " brew apt apt-get dnf yum pacman systemctl conda gem bundle terraform aws gcloud az"
+    " flatpak snap svn hg"
+)
+_LEADS_ON = named("exec run -- foreach -x -c")
+# Programs that run none of their words.
+_RUNS_NONE = named(
+    "rm cp mv ln mkdir rmdir touch chmod chown chgrp tee truncate shred unlink install"
+    " rsync pytest ruff mypy black isort flake8 pylint nox tox make cmake gcc clang cc g++"
+    " tsc eslint prettier grep egrep fgrep rg sed cat ls echo printf head tail wc sort zip"
+    " unzip tar gzip dd which type kill pkill killall test [ : cd read set trap scp sftp"
+    " curl wget"
+)
 _MAX_LENGTH = 2_000
 _SYSTEM = re.compile(r"(/usr)?(/local)?/s?bin/[^/]+|/opt/homebrew/bin/[^/]+")
 
@@ -63,9 +95,25 @@ class Specifier:
         if any(name.casefold() == head for name in invocation.wrappers):
             return True
         argv = invocation.argv
-        if 0 not in invocation.unknown and not _fits(head, argv[0].casefold()):
+        same = 0 in invocation.unknown or _fits(head, argv[0].casefold())
+        if same and self._might_fit(argv, invocation.unknown):
+            return True
+        return not invocation.harmless and self._follows(head, argv)
+
+    def _follows(self, head: str, argv: tuple[str, ...]) -> bool:
+        """Look for the program behind another one, which might run it."""
+        if argv[0] in _RUNS_NONE:
             return False
-        return self._might_fit(argv, invocation.unknown)
+        led = argv[0] not in _SUBCOMMANDS
+        for at, word in enumerate(argv[1:], start=1):
+            if led and any(
+                _fits(head, part.rpartition("/")[2].casefold())
+                and self._might_fit((part, *further), frozenset())
+                for part, further in _readings(word, argv[at + 1 :])
+            ):
+                return True
+            led = led or word in _LEADS_ON
+        return False
 
     def mentioned(self, words: AbstractSet[str]) -> bool:
         """Tell whether all words that this spells out are among some words."""
@@ -87,6 +135,8 @@ class Specifier:
         """Look for the options anywhere, and for the other words in their order."""
         if any(at > 0 for at in unknown):
             return True  # they may be any number of words
+        if argv[0] == "git" and any(word.startswith("alias.") for word in argv):
+            return True  # its subcommand may be any
         options = [word for word in self.words[1:] if _is_option(word)]
         if not all(_has_option(argv, option) for option in options):
             return False
@@ -94,7 +144,8 @@ class Specifier:
         for wanted in self.words[1:]:
             if _is_option(wanted):
                 continue
-            while at < len(argv) and not _same(wanted, argv[at]):
+            others = _SAME_AS.get((self.words[0], wanted), frozenset())
+            while at < len(argv) and not (_same(wanted, argv[at]) or argv[at] in others):
                 if not argv[at].startswith("-"):
                     return False
                 at += 2 if _value_follows(argv, at, wanted) else 1
@@ -104,28 +155,40 @@ class Specifier:
         return self.more or all(_is_option(word) for word in argv[at:])
 
 
+def _readings(word: str, further: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Give a word with those after it, also if it is a script of several words."""
+    yield word, further
+    parts = tuple(re.split(r"[\s;&|()'\"]+", word))
+    if len(parts) > 1:
+        yield from ((part, parts[at + 1 :]) for at, part in enumerate(parts) if part)
+
+
 def _is_option(word: str) -> bool:
     return len(word) > 1 and word.startswith("-") and "*" not in word
 
 
 def _has_option(argv: tuple[str, ...], wanted: str) -> bool:
-    """Tell whether an option is given, be it among others or in its long form."""
+    """Tell whether an option is given: among others, shortened or in its long form."""
     if wanted.startswith("--"):
         name = wanted.partition("=")[0]
-        short = _SHORT.get(name)
+        letters = [letter for letter, names in _LONG.items() if name in names]
         return any(
-            (len(word) > 3 and name.startswith(word.partition("=")[0]))
-            or (short is not None and _has_letter(word, short))
+            _shortens(word, name) or any(_has_letter(word, letter) for letter in letters)
             for word in argv[1:]
         )
     return wanted in argv[1:] or all(
         any(
             _has_letter(word, letter)
-            or (len(word) > 3 and _LONG.get(letter, "").startswith(word.partition("=")[0]))
+            or any(_shortens(word, name) for name in _LONG.get(letter, ()))
             for word in argv[1:]
         )
         for letter in wanted[1:].replace("R", "r")
     )
+
+
+def _shortens(word: str, name: str) -> bool:
+    """Tell whether a word is a long option, or the beginning of one."""
+    return len(word) > 2 and name.startswith(word.partition("=")[0])
 
 
 def _has_letter(word: str, letter: str) -> bool:
@@ -144,6 +207,8 @@ def _same(wanted: str, word: str) -> bool:
     """Tell whether two words mean the same, be they the same path spelled differently."""
     if _fits(wanted, word):
         return True
+    if re.search(r"[*?[]", word) and fnmatchcase(wanted, re.sub(r"\[.*", "*", word)):
+        return True  # it is a pattern, perhaps
     if "/" not in wanted or "/" not in word:
         return False
     return _fits(_plain(wanted), _plain(word))

@@ -18,7 +18,8 @@ class State:
     """What is known before a statement.
 
     Attributes:
-        values: What variables may be; `None` if that is not known.
+        values: What variables may be that the command has set for certain; `None` if that
+            is not known.
         places: Where a program may start.
     """
 
@@ -31,11 +32,18 @@ class State:
         return replace(self, values={**self.values, name: known})
 
     def forgetting(self, names: Iterable[str] | None = None) -> State:
-        """Return this without what is known of variables, or of some of them."""
-        if names is None:
-            return replace(self, values={})
-        left = {name: value for name, value in self.values.items() if name not in names}
-        return replace(self, values=left)
+        """Return this without what is known of variables, or of some of them.
+
+        That they were set in the command, and are not the user's, remains known.
+        """
+        forgotten = self.values.keys() if names is None else set(names)
+        return replace(
+            self,
+            values={
+                name: None if name in forgotten else value
+                for name, value in self.values.items()
+            },
+        )
 
     def or_else(self, other: State) -> State:
         """Return what is known if either this holds or another does."""

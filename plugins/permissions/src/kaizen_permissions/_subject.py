@@ -6,6 +6,7 @@ the arguments it stands.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -20,7 +21,7 @@ from kaizen_permissions._urls import read_url
 if TYPE_CHECKING:
     from kaizen_permissions._commands import Analysis
 
-__all__ = ["Kind", "Shape", "Subject", "kind_of"]
+__all__ = ["Kind", "Shape", "Subject", "kind_of", "names_only"]
 
 Kind: TypeAlias = Literal["path", "url", "command", "text"]
 
@@ -29,27 +30,60 @@ MAX_VALUES = 1_000
 _SINGLE = (str, int, float, bool, type(None))
 _PATHS = frozenset(
     (
-        *("cwd", "dir", "directories", "directory", "dirs", "folder", "folders"),
-        *("file", "filename", "filenames", "filepath", "filepaths", "files"),
-        *("path", "paths", "root", "roots", "new_path", "old_path"),
-        *("dest", "destination", "dst", "source", "src", "target"),
+        *("cwd", "dest", "destination", "dst", "root", "roots", "source", "sources"),
+        *("src", "target", "targets"),
     )
 )
-_PATH_ENDS = ("_path", "_paths", "_file", "_files", "_dir", "_directory", "_folder")
-_URLS = frozenset(("endpoint", "href", "link", "uri", "uris", "url", "urls"))
-_URL_ENDS = ("_url", "_urls", "_uri", "_uris")
-_COMMANDS = frozenset(("cmd", "command", "commands", "shell_command"))
+_PATH_ENDS = (
+    *("dir", "dirs", "directory", "directories", "folder", "folders"),
+    *("file", "files", "filename", "filenames", "file_name", "file_names"),
+    *("path", "paths", "path_name", "path_names", "pathname", "_root"),
+)
+_PATH_STARTS = ("file_to_", "path_to_", "file_path", "path_of_")
+_NO_PATHS = ("profile", "profiles", "xpath", "xpaths", "jsonpath")
+_URLS = frozenset(("endpoint", "href", "hrefs", "link", "links", "webhook"))
+_URL_ENDS = ("url", "urls", "uri", "uris", "_endpoint", "_href", "_link")
+_COMMANDS = frozenset(
+    (
+        *("bash_command", "cmd", "command", "command_line", "commandline", "commands"),
+        *("shell_cmd", "shell_command"),
+    )
+)
+_CONTENTS = frozenset(
+    (
+        *("append", "body", "content", "contents", "data", "encoding", "mode", "newline"),
+        *("new", "new_string", "new_str", "new_text", "old", "old_string", "old_str"),
+        *("old_text", "pattern", "replace", "replacement", "search", "text", "description"),
+    )
+)
+_BESIDE_COMMANDS = frozenset(
+    (
+        *("background", "description", "limit", "max_chars", "max_output_chars", "reason"),
+        *("run_in_background", "timeout", "timeout_ms", "timeout_s", "timeout_seconds"),
+    )
+)
+_PLACES = frozenset(("cwd", "directory", "dir", "folder", "workdir", "working_directory"))
+_WORDS = frozenset(("args", "arguments", "argv"))
+_SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[-. ]+")
+
+
+@lru_cache(maxsize=4_096)
+def plain_name(name: str) -> str:
+    """Return a name in small letters and underscores, without numbers at its end."""
+    return _SEAM.sub("_", name).lower().rstrip("_0123456789") or name
 
 
 @lru_cache(maxsize=4_096)
 def kind_of(name: str) -> Kind:
     """Return what an argument of a name is."""
-    plain = name.lower()
+    plain = plain_name(name)
     if plain in _COMMANDS:
         return "command"
     if plain in _URLS or plain.endswith(_URL_ENDS):
         return "url"
-    if plain in _PATHS or plain.endswith(_PATH_ENDS):
+    if plain in _PATHS or plain.startswith(_PATH_STARTS):
+        return "path"
+    if plain.endswith(_PATH_ENDS) and not plain.endswith(_NO_PATHS):
         return "path"
     return "text"
 
@@ -122,6 +156,16 @@ class Subject:
         self._read: dict[tuple[Kind, str], tuple[Reading | None, ...]] = {}
         self._analysis: tuple[Analysis, ...] | None = None
 
+    @classmethod
+    def of_files(
+        cls, tool: str, readings: Iterable[Reading | None], place: Place
+    ) -> Subject:
+        """Return a call of a tool with files, of which it is known where they lead."""
+        subject = cls(tool, {"path": ""}, None, place)
+        known = tuple(readings)
+        subject._read = {("path", ""): known, ("path", "path"): known}
+        return subject
+
     def at(self, place: Place) -> Subject:
         """Return the same call as it is where relative paths begin elsewhere."""
         if place is self.place or place == self.place:
@@ -132,6 +176,11 @@ class Subject:
     def writes(self) -> bool:
         """Whether the tool changes something; one that is not known may."""
         return self.spec is None or self.spec.effect.writes
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether no argument holds others."""
+        return all(isinstance(each, _SINGLE) for each in (self.arguments or {}).values())
 
     def readings(self, kind: Kind, argument: str = "") -> tuple[Reading | None, ...]:
         """Return what the arguments of a kind mean; `None` for what cannot be understood.
@@ -160,7 +209,7 @@ class Subject:
             roots = [Path(each) for each in self.place.roots]
             self._analysis = tuple(
                 analyse(each, cwd=cwd, roots=roots)
-                for each in _commands(self.arguments or {})
+                for each in _commands(self.arguments or {}, self.place)
             )
         return self._analysis
 
@@ -173,11 +222,59 @@ class Subject:
         return self.place.read(value) if kind == "path" else read_url(value)
 
 
-def _commands(arguments: Mapping[str, Any]) -> Iterator[str]:
+def names_only(arguments: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether every text of a call is of a kind, or plainly what a file is to contain."""
+    return all(_is_named(value, name, kind, 0) for name, value in arguments.items())
+
+
+def _is_named(value: Any, name: str, kind: Kind, depth: int) -> bool:
+    """Whether all texts in a value stand under names that say what they are."""
+    if kind_of(name) == kind or plain_name(name) in _CONTENTS:
+        return True
+    if isinstance(value, str) or depth > MAX_DEPTH:
+        return False
+    if isinstance(value, Mapping):
+        return all(_is_named(value[each], str(each), kind, depth + 1) for each in value)
+    if isinstance(value, list | tuple):
+        return all(_is_named(each, name, kind, depth + 1) for each in value)
+    return True
+
+
+def _commands(arguments: Mapping[str, Any], place: Place) -> Iterator[str]:
     """Yield the commands of a call. A list may be several of them, or the words of one.
 
-    What cannot be understood is a NUL, which no shell can.
+    What cannot be understood is a NUL, which no shell can; so is a command beside which the
+    call has something else that may change what runs.
     """
+    words: list[Any] = []
+    for name, value in arguments.items():
+        plain = plain_name(name)
+        if not value or kind_of(name) == "command" or plain in _BESIDE_COMMANDS:
+            continue
+        if plain in _WORDS and isinstance(value, list | tuple):
+            words += value
+        elif plain not in _PLACES or not _is_here(value, place):
+            yield "\0"
+    commands = _written(arguments)
+    if not words:
+        yield from commands
+    elif all(isinstance(each, str) for each in words):
+        for command in commands:  # as tools may put them together
+            yield f"{command} {shlex.join(words)}"
+            yield from dict.fromkeys(
+                (shlex.join((command, *words)), " ".join((command, *words)))
+            )
+    else:
+        yield "\0"
+
+
+def _is_here(value: Any, place: Place) -> bool:
+    """Whether a command begins where relative paths do."""
+    reading = place.read(value) if isinstance(value, str) else None
+    return reading is not None and reading == place.read(".")
+
+
+def _written(arguments: Mapping[str, Any]) -> Iterator[str]:
     for value in _named(arguments, "command", 0):
         leaves = list(_leaves(value, 0))
         words = [each if isinstance(each, str) else "\0" for each in leaves]
@@ -235,6 +332,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
         for each in value:
             yield from _leaves(each, depth + 1)
     elif isinstance(value, Mapping):
+        yield from map(str, value)  # a name may be one of what is written there
         for each in value.values():
             yield from _leaves(each, depth + 1)
     else:

@@ -31,6 +31,13 @@ _ARITHMETIC = re.compile(rb"\$\(\([0-9\s+*/%()<>=!&|^~?:-]*\)\)")
 _BRACES = re.compile(r"([^{}]*)\{([^{}]*)\}(.*)", re.DOTALL)
 _RANGE = re.compile(r"(-?(?:0|[1-9][0-9]{0,5}))\.\.(-?(?:0|[1-9][0-9]{0,5}))")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9_./,:+@%=-]+")
+_BRACED = re.compile(rb"\$\{#?([A-Za-z_][A-Za-z0-9_]*)")
+_OPEN = re.compile(  # what is known to hold no secret
+    r"PATH|HOME|(OLD)?PWD|USER|LOGNAME|SHELL|LANG|LC_[A-Z]+|TERM|TMPDIR|HOSTNAME|E?UID|PPID"
+    r"|RANDOM|SECONDS|LINENO|COLUMNS|LINES|REPLY|IFS|BASH_VERSION|BASHPID|SHLVL|OSTYPE"
+    r"|HOSTTYPE|MACHTYPE|PIPESTATUS|EPOCHSECONDS|VIRTUAL_ENV|CONDA_PREFIX|EDITOR|VISUAL|CI|OPTARG"
+    r"|OPTIND|TZ|XDG_[A-Z_]+|GOPATH|JAVA_HOME"
+)
 _MOST_WORDS = 64
 _ESCAPES = {
     "a": "\a",
@@ -95,14 +102,16 @@ class Decoder:
 
     Attributes:
         source: The command, in UTF-8.
-        values: What variables are known to be.
+        values: What the variables are that the command has set, as far as that is known.
         nested: Takes a substitution, notes what it runs, and returns its output if that is
             known.
+        foreign: Takes the name of a variable that the command has not set itself.
     """
 
     source: bytes
     values: Mapping[str, str | None]
     nested: Callable[[Node], str | None]
+    foreign: Callable[[str], None]
 
     def words(self, node: Node) -> list[Word]:
         """Return the word at a node, or several if it is one with braces."""
@@ -288,6 +297,7 @@ class _Reading:
         source, end = self._source, self._end
         if (found := _NAME.match(source, at, end)) is not None:
             name = (found[1] or found[2]).decode()
+            self._check_own(name)
             self._value(self._decoder.values.get(name), found[0].decode(), quoted)
             return found.end()
         if (found := _ARITHMETIC.match(source, at, end)) is not None:
@@ -303,6 +313,8 @@ class _Reading:
             self._value(self._decoder.nested(node), written, quoted)
             return int(node.end_byte)
         if (found := _PARAMETER.match(source, at, end)) is not None:
+            if (inner := _BRACED.match(found[0])) is not None:
+                self._check_own(inner[1].decode())
             alone = quoted and not re.search(rb"[@*]", found[0])
             numeric = _NUMERIC.fullmatch(found[0]) is not None
             self._value(None, found[0].decode(), quoted=alone or numeric)
@@ -312,6 +324,11 @@ class _Reading:
             raise NotUnderstoodError("an expansion may run something")
         self._add("$")
         return at + 1
+
+    def _check_own(self, name: str) -> None:
+        """Note a variable of the user's environment, in which there may be secrets."""
+        if name not in self._decoder.values and _OPEN.fullmatch(name) is None:
+            self._decoder.foreign(name)
 
     def _value(self, value: str | None, written: str, quoted: bool) -> None:
         if value is not None and (quoted or _SAFE_VALUE.fullmatch(value)):

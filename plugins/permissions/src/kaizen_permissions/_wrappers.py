@@ -246,12 +246,14 @@ def strip(wrapper: Wrapper, words: Sequence[Word]) -> Stripped:
     """
     options: dict[str, Word] = {}
     at = _options(wrapper, words, 1 + bool(wrapper.first), options)
+    if not all(word.plain for word in words[at : at + wrapper.skipped]):
+        raise NotUnderstoodError(f"what {words[0].text!r} would run is not known")
     at += wrapper.skipped
     assigned: dict[str, str] = {}
     while wrapper.assigns and at < len(words):
         word = words[at]
         name, equals, value = word.text.partition("=")
-        if not word.known or not equals:
+        if not word.plain or not equals:
             break
         assigned[name] = value
         at += 1
@@ -278,6 +280,8 @@ def _options(
         elif value:
             options[option] = Word(text=value)
         elif at < len(words):
+            if not words[at].plain:
+                raise NotUnderstoodError(f"an option of {name!r} is not known")
             options[option] = words[at]
             at += 1
         else:
