@@ -117,6 +117,17 @@ async def test_the_kernels_default_may_be_one_word_as_well() -> None:
     )
 
 
+async def test_the_default_provider_goes_before_who_takes_every_name() -> None:
+    plain = Offering("plain", hub={}, openai={}, route={"routes": True})
+
+    for model, answer in (
+        ("meta/llama", "plain hub: meta/llama"),
+        ("openai/gpt", "plain openai: gpt"),
+    ):
+        config = {"model": model}
+        assert await answer_of(plain, config=config, default_provider="hub") == answer
+
+
 async def test_of_two_offers_of_a_name_the_higher_rank_is_taken_in_any_order() -> None:
     heavy = Offering("heavy", openai={"rank": -1}, cohere={"rank": -1})
     light = Offering("light", openai={})
@@ -290,6 +301,7 @@ class Breaking(BaseProvider):
         yield ModelDelta(reasoning="hm")
         yield ModelDelta(text='{"ans')
         yield ModelDelta(text='wer"')
+        yield ModelDelta()
         yield await self.complete(request)
 
 
@@ -338,6 +350,7 @@ async def test_an_attempt_that_broke_off_is_on_the_account(streamed: bool) -> No
         assert kinds.count(ModelCharged) == 1
         assert kinds.count(TextDelta) == 4
         assert kinds.count(ReasoningDelta) == 2
+        assert run.log.pulse == 8  # an empty piece is a sign of life
         (replied,) = [each for each in events if isinstance(each, ModelReplied)]
         assert (replied.reasoning, replied.cached) == ("hm", True)
 

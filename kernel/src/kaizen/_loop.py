@@ -660,6 +660,7 @@ async def _stream(
             if not isinstance(piece, ModelDelta):
                 reply = piece
                 continue
+            log.pulse += 1
             if piece.reasoning:
                 log.publish(piece.reasoning, ReasoningDelta)
             if piece.text:

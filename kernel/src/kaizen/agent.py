@@ -1037,10 +1037,13 @@ async def _chosen(
     registry, model = kernel.registry, config.model
     name = config.llm_provider or ""
     if not name:
-        name, model = registry.route(Provider, "", model)
-    if not name:
-        name = kernel.config.default_provider or await kernel.available(Provider)
+        head, slash, rest = model.partition("/")
+        if slash and registry.offered(Provider, head):
+            name, model = head, rest
+    name = name or kernel.config.default_provider or ""
     name, model = registry.route(Provider, name, model)
+    if not name:
+        name = await kernel.available(Provider)
     if not name:
         known = registry.names(Provider)
         raise ConfigurationError(

@@ -231,6 +231,9 @@ class ModelReply:
 class ModelDelta:
     """A piece of a reply that is still being written.
 
+    An empty one is a sign of life: something comes that no reader is shown, such as the
+    arguments of a tool call.
+
     Attributes:
         text: What is added to the text.
         reasoning: What is added to the reasoning.

@@ -981,6 +981,7 @@ class RunLog:
         run_id: The run.
         state: The fold of the entries, kept up to date.
         over: Whether nothing will be added any more.
+        pulse: How many pieces of replies came so far, those that show nothing included.
         due: Whether it waits to be written; for its keeper.
     """
 
@@ -1002,6 +1003,7 @@ class RunLog:
         "due",
         "entries",
         "over",
+        "pulse",
         "run_id",
         "state",
     )
@@ -1011,6 +1013,7 @@ class RunLog:
         self.state = RunState()
         self.run_id = run_id
         self.over = False
+        self.pulse = 0
         self.due = False
         self._keeping = keeping
         self._stored = 0
