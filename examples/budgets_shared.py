@@ -53,7 +53,7 @@ class DearPlugin:
 
 async def main() -> None:
     """Let ten runs try what five can pay."""
-    limits = SpendLimits(Budget(usd="1.00", scope="agent"))
+    limits = SpendLimits(Budget(usd="1.00", scope="agent", warn_at=()))
     answered: list[Decimal] = []
     stopped: list[str] = []
 
