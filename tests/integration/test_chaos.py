@@ -8,6 +8,7 @@ server is `python -m tests.integration.test_chaos SEED`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -31,7 +32,7 @@ from tests.wire.server import Answer, Fault, WireServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(110)]
 
-CALLS = 2_500
+CALLS = int(os.environ.get("KAIZEN_CHAOS_CALLS", "2500"))
 PARTS = (("asyncio", 1), ("trio", 2), ("asyncio", 3), ("trio", 4))
 AT_A_TIME = 48
 MOST_CONNECTIONS = 40
@@ -264,13 +265,14 @@ async def test_ten_thousand_calls_of_which_a_fifth_goes_wrong(seed: int) -> None
             afterwards = await server.report("quiet")
         at_the_end = await server.report("closed")
 
-    assert len(PARTS) * CALLS == 10_000
+    if "KAIZEN_CHAOS_CALLS" not in os.environ:  # with fewer, a kind may be missing
+        assert len(PARTS) * CALLS == 10_000
+        assert set(afterwards.faults) == set(KINDS)
     assert callers.wrong == []
     assert callers.untyped == []
     assert callers.hung == 0
     assert callers.right + callers.failures.total() == CALLS
     assert callers.right >= CALLS * 0.97
-    assert set(afterwards.faults) == set(KINDS)
     assert sum(afterwards.faults.values()) > afterwards.requests * RATE * 0.9
     assert afterwards.connections <= MOST_CONNECTIONS * len(MODELS)
     assert at_the_end.connections == 0
