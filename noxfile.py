@@ -98,13 +98,13 @@ def alone(session: nox.Session) -> None:
     kernel = wheels["kaizen-kernel"]
 
     programs = install(session, folder / "kernel", [kernel])
-    pytest = (programs / "pytest", *SIDE_BY_SIDE)
-    session.run(*pytest, "tests/kernel", external=True)
+    pytest = str(programs / "pytest")
+    session.run(pytest, *SIDE_BY_SIDE, "tests/kernel", external=True)
     for name in PLUGINS:
         programs = install(session, folder / name, [kernel, wheels[f"kaizen-{name}"]])
         tests = f"tests/plugins/{name}"
-        pytest = (programs / "pytest", *SIDE_BY_SIDE)
-        session.run(*pytest, tests, external=True, env=FEWER)
+        pytest = str(programs / "pytest")
+        session.run(pytest, *SIDE_BY_SIDE, tests, external=True, env=FEWER)
 
     # As users install it: the command is there and answers.
     names = ["kaizen", *default_distributions()]
@@ -121,7 +121,7 @@ def tests(session: nox.Session) -> None:
     """
     groups = ["--group=test", "--group=clients", "--group=inference"]
     sync(session, "--all-packages", "--all-extras", *groups)
-    env = {} if session.python == PYTHONS[0] else FEWER
+    env: dict[str, str] = {} if session.python == PYTHONS[0] else FEWER
     session.run("pytest", *SIDE_BY_SIDE, *session.posargs, env=env)
 
 

@@ -148,7 +148,13 @@ class YesChannel:
     async def ask(self, request: PendingRequest) -> Answer:
         return Answer(approved=True, text=request.options[0] if request.options else "yes")
 
-    async def progress(self, message: str, *, percentage: float | None = None) -> None:
+    async def progress(
+        self,
+        message: str,
+        *,
+        percentage: float | None = None,
+        run_path: tuple[str, ...] = (),
+    ) -> None:
         return None
 
 
