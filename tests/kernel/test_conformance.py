@@ -961,7 +961,7 @@ class CreativeChannel(YesChannel):
 
 
 class SilentChannel(YesChannel):
-    async def progress(self, message: str, *, percentage: float | None = None) -> None:
+    async def progress(self, message: str, **_: Any) -> None:
         raise NotImplementedError
 
 

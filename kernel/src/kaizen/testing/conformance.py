@@ -871,7 +871,7 @@ class ChannelConformance:
         assert (await channel.ask(request)).text in ("left", "right")
 
     async def test_progress_needs_no_answer(self, channel: Channel) -> None:
-        await channel.progress("half way", percentage=50)
+        await channel.progress("half way", percentage=50, run_path=("outer", "inner"))
 
 
 class InterrupterConformance:
