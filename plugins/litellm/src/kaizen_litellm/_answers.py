@@ -1,0 +1,314 @@
+"""Reads what litellm answers: whole, or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaizen.messages import ModelDelta, ToolUse, Usage
+
+from kaizen_litellm._prices import Counts
+
+__all__ = ["Answer", "Assembly", "Seam", "Unreadable", "counts_of", "usage_of", "whole"]
+
+MOST = 10**12
+_USUAL_TIERS = (None, "", "auto", "default", "standard", "on_demand")
+_FINISH = {"function_call": "tool_calls", "max_tokens": "length", "eos": "stop"}
+
+
+class Unreadable(Exception):
+    """An answer that is not of the shape that it has to have."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer, in words of ours."""
+
+    text: str = ""
+    tool_uses: tuple[ToolUse, ...] = ()
+    counts: Counts = field(default_factory=Counts)
+    finish_reason: str = "stop"
+    model: str = ""
+    reasoning: str = ""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Seam:
+    """Keeps the blanks at the end of a prefix from standing there twice.
+
+    They are not sent, since not every provider takes them, and the model may write them
+    again.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._left = prefix[len(prefix.rstrip()) :]
+
+    def without(self, text: str) -> str:
+        """Return the next piece of the reply without the blanks that stand there."""
+        while self._left and text and text[0] == self._left[0]:
+            self._left, text = self._left[1:], text[1:]
+        if text:
+            self._left = ""
+        return text
+
+
+def whole(response: Any) -> Answer:
+    """Read a `ModelResponse`.
+
+    Raises:
+        Unreadable: It holds no answer.
+    """
+    choices: Any = getattr(response, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+        raise Unreadable
+    fields = _get(message, "provider_specific_fields") or {}
+    refusal = _text(fields.get("refusal"))
+    calls = getattr(message, "tool_calls", None) or ()
+    uses = tuple(_use(each, place) for place, each in enumerate(calls))
+    return Answer(
+        text=_text(message.content) + refusal,
+        tool_uses=uses,
+        counts=counts_of(_get(response, "usage"), _get(response, "service_tier")),
+        finish_reason=_finish(choices[0].finish_reason, bool(uses), bool(refusal)),
+        model=_text(response.model)[:200],
+        reasoning=_text(_get(message, "reasoning_content")),
+        kept=_kept(_get(message, "thinking_blocks"), calls, uses),
+    )
+
+
+class Assembly:
+    """Puts the chunks of a stream together, as litellm gives them.
+
+    Attributes:
+        finished: Whether the model said that it has ended.
+        size: Characters that came.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self.finished = False
+        self.size = 0
+        self._seam = Seam(prefix)
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._blocks: list[dict[str, Any]] = []
+        self._refused = False
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._stop: Any = None
+        self._model = ""
+        self._counts = Counts()
+
+    def note(self, raw: Any) -> None:
+        """Take from a chunk, as the provider's library gave it, what litellm keeps back.
+
+        Counts grow in the course of a stream, or come in parts.
+        """
+        if not self._model:
+            self._model = _text(_get(raw, "model"))[:200]
+        usage = _get(raw, "usage")
+        if usage is not None:
+            found = counts_of(usage, _get(raw, "service_tier"))
+            self._counts = _larger(self._counts, found)
+
+    def add(self, chunk: Any) -> ModelDelta | None:
+        """Take a chunk, as litellm makes it of the provider's, and return what is read."""
+        if not chunk.choices:
+            return None
+        choice = chunk.choices[0]
+        if choice.index:
+            return None  # of several choices, the first is taken
+        return self._taken(choice.delta)
+
+    def end(self, reason: Any) -> None:
+        """Note why the model ended, if it said so."""
+        if reason:
+            self._stop = reason
+            self.finished = True
+
+    def _taken(self, delta: Any) -> ModelDelta | None:
+        if delta is None:
+            return None
+        text = _text(delta.content)
+        if refusal := _text(_get(delta, "refusal")):
+            self._refused = True
+            text += refusal
+        if delta.tool_calls:
+            for piece in delta.tool_calls:
+                self._call(piece)
+        reasoning = _text(_get(delta, "reasoning_content"))
+        if blocks := _get(delta, "thinking_blocks"):
+            self._blocks += [dict(each) for each in blocks if isinstance(each, Mapping)]
+        self.size += len(text) + len(reasoning)
+        text = self._seam.without(text)
+        if text:
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        if text or reasoning:
+            return ModelDelta(text=text, reasoning=reasoning)
+        return None
+
+    def _call(self, piece: Any) -> None:
+        call_id, place = _text(_get(piece, "id")), _get(piece, "index")
+        if type(place) is not int:
+            place = max(len(self._calls) - 1, 0)
+        known = self._calls.get(place)
+        if known is not None and call_id and known["id"] not in ("", call_id):
+            known, place = None, len(self._calls)  # some number all of them 0
+        if known is None:
+            known = {"id": call_id, "name": "", "arguments": [], "fields": None}
+            self._calls[place] = known
+            self.size += 64
+        known["id"] = known["id"] or call_id
+        function = _get(piece, "function")
+        known["name"] = known["name"] or _text(_get(function, "name"))
+        if arguments := _text(_get(function, "arguments")):
+            known["arguments"].append(arguments)
+            self.size += len(arguments)
+        known["fields"] = known["fields"] or _get(piece, "provider_specific_fields")
+
+    def answer(self) -> Answer:
+        """Return the whole; before it is finished, what there is without half calls."""
+        uses = tuple(self._uses()) if self.finished else ()
+        blocks = _joined(self._blocks) if self.finished else []
+        return Answer(
+            text="".join(self._text),
+            tool_uses=uses,
+            counts=self._counts,
+            finish_reason=_finish(self._stop, bool(uses), self._refused),
+            model=self._model,
+            reasoning="".join(self._reasoning),
+            kept=_kept(blocks, list(self._calls.values()), uses),
+        )
+
+    def _uses(self) -> Iterator[ToolUse]:
+        for place, call in enumerate(self._calls.values()):
+            yield ToolUse(
+                id=call["id"] or f"call_{place}",
+                name=call["name"],
+                arguments="".join(call["arguments"]) or "{}",
+            )
+
+
+def usage_of(counts: Counts) -> Usage:
+    """Return what is put on the account."""
+    return Usage(
+        requests=1,
+        input_tokens=counts.input,
+        output_tokens=counts.output,
+        cached_tokens=counts.cached,
+        reasoning_tokens=counts.reasoning,
+    )
+
+
+def counts_of(usage: Any, tier: Any = None) -> Counts:
+    """Read a `Usage` of litellm."""
+    if usage is None:
+        return Counts()
+    sent = _get(usage, "prompt_tokens_details")
+    came = _get(usage, "completion_tokens_details")
+    written = _get(usage, "cache_creation_input_tokens")
+    if written is None:
+        written = _get(sent, "cache_creation_tokens") or _get(sent, "cache_write_tokens")
+    kept_long = _get(
+        _get(sent, "cache_creation_token_details"), "ephemeral_1h_input_tokens"
+    )
+    heard = _number(_get(sent, "audio_tokens")) + _number(_get(came, "audio_tokens"))
+    return Counts(
+        input=_number(_get(usage, "prompt_tokens")),
+        cached=_number(_get(sent, "cached_tokens")),
+        written=_number(written),
+        written_long=_number(kept_long),
+        output=_number(_get(usage, "completion_tokens")),
+        reasoning=_number(_get(came, "reasoning_tokens")),
+        known=True,
+        odd=tier not in _USUAL_TIERS or bool(heard) or bool(_get(usage, "server_tool_use")),
+    )
+
+
+def _larger(one: Counts, other: Counts) -> Counts:
+    return Counts(
+        input=max(one.input, other.input),
+        cached=max(one.cached, other.cached),
+        written=max(one.written, other.written),
+        written_long=max(one.written_long, other.written_long),
+        output=max(one.output, other.output),
+        reasoning=max(one.reasoning, other.reasoning),
+        known=one.known or other.known,
+        odd=one.odd or other.odd,
+    )
+
+
+def _kept(blocks: Any, calls: Any, uses: tuple[ToolUse, ...]) -> dict[str, Any]:
+    """Return what a provider wants back with its answer."""
+    kept: dict[str, Any] = {}
+    if blocks:
+        kept["thinking_blocks"] = [dict(each) for each in blocks]
+    fields = {
+        use.id: dict(found)
+        for use, call in zip(uses, calls, strict=False)
+        if isinstance(
+            found := _get(call, "provider_specific_fields") or _get(call, "fields"), Mapping
+        )
+    }
+    if fields:
+        kept["tool_fields"] = fields
+    return kept
+
+
+def _joined(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return thinking blocks from the pieces in which they were streamed.
+
+    A block ends with its signature.
+    """
+    made: list[dict[str, Any]] = []
+    open_block: dict[str, Any] | None = None
+    for piece in pieces:
+        if piece.get("type") != "thinking":
+            made.append(piece)
+            open_block = None
+            continue
+        if open_block is None:
+            open_block = {"type": "thinking", "thinking": ""}
+            made.append(open_block)
+        open_block["thinking"] += _text(piece.get("thinking"))
+        if signature := piece.get("signature"):
+            open_block["signature"] = signature
+            open_block = None
+    return made
+
+
+def _use(call: Any, place: int) -> ToolUse:
+    function = _get(call, "function")
+    arguments = _get(function, "arguments") or "{}"
+    if not isinstance(arguments, str | dict):
+        raise Unreadable
+    name = _text(_get(function, "name"))
+    return ToolUse(id=_text(call.id) or f"call_{place}", name=name, arguments=arguments)
+
+
+def _finish(stop: Any, has_calls: bool, refused: bool) -> str:
+    if refused:
+        return "content_filter"
+    if has_calls and stop in ("stop", None):
+        return "tool_calls"
+    if stop == "tool_calls" and not has_calls:
+        return "stop"  # it was made to call a tool in order to hold it to a schema
+    return _FINISH.get(stop, stop) if isinstance(stop, str) and stop else "stop"
+
+
+def _get(owner: Any, name: str) -> Any:
+    """Return a field of an object or a mapping of litellm's, which has both."""
+    if isinstance(owner, Mapping):
+        return owner.get(name)
+    return getattr(owner, name, None)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> int:
+    """Return a count that came from outside; 0 if it is none."""
+    return value if type(value) is int and 0 <= value < MOST else 0

@@ -1,0 +1,217 @@
+"""Looks at what a provider sends before litellm does, for litellm overlooks things.
+
+Some of its readers skip JSON that is broken or means nothing, take an error in the middle
+of a stream for its end, or make up a reason and counts where they find none. Half an answer
+would then be given as a whole one. So each event is read here once more, to ask: is it
+JSON, is it what this provider says, does it say that it failed, does it say that the model
+has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json
+
+__all__ = ["Watch"]
+
+_OPENAI = ("choices", "output", "type", "data", "text")
+# What has to stand in an answer, or in each event, by litellm's name of the provider.
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "anthropic": ("content", "type"),
+    "azure": _OPENAI,
+    "azure_ai": _OPENAI,
+    "cohere": ("embeddings",),
+    "cohere_chat": ("message", "type"),
+    "gemini": ("candidates", "promptFeedback", "usageMetadata", "embeddings", "embedding"),
+    "openai": _OPENAI,
+}
+_REASONS: Mapping[str, str] = {
+    # Anthropic
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+    # Gemini and Cohere
+    "STOP": "stop",
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
+    **dict.fromkeys(
+        (
+            "BLOCKLIST",
+            "ERROR_TOXIC",
+            "IMAGE_SAFETY",
+            "PROHIBITED_CONTENT",
+            "RECITATION",
+            "SAFETY",
+            "SPII",
+        ),
+        "content_filter",
+    ),
+    # OpenAI, in its two forms, and those who speak as it does
+    "eos": "stop",
+    "function_call": "tool_calls",
+    "max_output_tokens": "length",
+}
+_ENDED = ("completed", "incomplete")
+
+
+class Watch:
+    """Watches one answer.
+
+    Args:
+        route: litellm's name of the provider; of one that is not known here, only JSON that
+            is broken and errors are seen.
+
+    Attributes:
+        knows: Whether it would see that the model has ended.
+        reason: Why the model ended, in the words of OpenAI; `""` until it has.
+        usage: What Cohere counts at the end of a stream, which litellm does not see.
+        told: What the provider said of a failure, or `None`.
+        spoiled: Whether something came that cannot be read.
+    """
+
+    __slots__ = ("_keys", "_line", "_route", "knows", "reason", "spoiled", "told", "usage")
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._keys = _KEYS.get(route, ())
+        self._line = b""
+        self.knows = bool(self._keys)
+        self.reason = ""
+        self.usage: Mapping[str, Any] | None = None
+        self.told: Any = None
+        self.spoiled = False
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the rest is not to be read."""
+        return self.spoiled or self.told is not None
+
+    def whole(self, body: bytes) -> None:
+        """Look at an answer that came in one piece."""
+        try:
+            data = from_json(body)
+        except ValueError:
+            self.spoiled = True
+            return
+        self._look(data)
+        choices = data.get("choices") if isinstance(data, Mapping) else None
+        if choices is not None and not isinstance(_first(choices).get("message"), Mapping):
+            self.spoiled = True
+        if not self.is_bad and isinstance(data, Mapping):
+            self._note_end(data)
+            self._stopped(data.get("stop_reason") or data.get("finish_reason"))
+
+    def feed(self, chunk: bytes) -> int:
+        """Look at a piece of a stream, and return how much of it is good."""
+        if b"\n" not in chunk:
+            self._line += chunk
+            return len(chunk)
+        place = 0
+        lines = chunk.split(b"\n")
+        lines[0] = self._line + lines[0]
+        skipped = len(self._line)
+        self._line = lines.pop()
+        for line in lines:
+            self._read(line.strip())
+            if self.is_bad:
+                return place
+            place += len(line) + 1 - skipped
+            skipped = 0
+        return len(chunk)
+
+    def end(self) -> None:
+        """Look at what stands behind the last end of line."""
+        line, self._line = self._line.strip(), b""
+        if line.startswith(b"{") and line.endswith(b"}"):
+            self._read(line)
+
+    def _read(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            line = line[5:].strip()
+        elif not line.startswith((b"{", b"[")):
+            return
+        if not line or line == b"[DONE]":
+            return
+        try:
+            event = from_json(line)
+        except ValueError:
+            self.spoiled = True
+            return
+        self._look(event)
+        if not self.is_bad and isinstance(event, Mapping):
+            self._note_end(event)
+
+    def _look(self, data: Any) -> None:
+        """Note an error, and what makes no sense from this provider."""
+        if not isinstance(data, Mapping):
+            self.spoiled = self.spoiled or bool(self._keys)
+            return
+        error = data.get("error")
+        if error:
+            self.told = error
+        elif data.get("type") == "error" or isinstance(data.get("message"), str):
+            self.told = data
+        elif self._keys and all(data.get(key) is None for key in self._keys):
+            self.spoiled = True
+
+    def _note_end(self, event: Mapping[str, Any]) -> None:
+        route = self._route
+        if route == "anthropic":
+            self._stopped(_inside(event, "delta").get("stop_reason"))
+        elif route == "gemini":
+            candidate = _first(event.get("candidates"))
+            self._stopped(candidate.get("finishReason"))
+            self._stopped(_inside(event, "promptFeedback").get("blockReason"))
+        elif route == "cohere_chat":
+            if event.get("type") == "message-end":
+                self._cohere(_inside(event, "delta"))
+        else:
+            self._stopped(_first(event.get("choices")).get("finish_reason"))
+            if event.get("type") in ("response.completed", "response.incomplete"):
+                event = _inside(event, "response")
+            if event.get("object") == "response" and event.get("status") in _ENDED:
+                self._stopped(_inside(event, "incomplete_details").get("reason") or "stop")
+
+    def _cohere(self, delta: Mapping[str, Any]) -> None:
+        reason = delta.get("finish_reason")
+        if reason in ("ERROR", "ERROR_LIMIT", "TIMEOUT"):
+            kind = "timeout" if reason == "TIMEOUT" else "server_error"
+            self.told = {"type": kind, "message": delta.get("error")}
+            return
+        self._stopped(reason)
+        usage = _inside(delta, "usage")
+        tokens = _inside(usage, "tokens")
+        self.usage = {
+            "prompt_tokens": _count(tokens.get("input_tokens")),
+            "completion_tokens": _count(tokens.get("output_tokens")),
+            "prompt_tokens_details": {"cached_tokens": _count(usage.get("cached_tokens"))},
+        }
+
+    def _stopped(self, reason: Any) -> None:
+        if isinstance(reason, str) and reason:
+            self.reason = _REASONS.get(reason, reason)[:100]
+
+
+def _inside(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = owner.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _first(listed: Any) -> Mapping[str, Any]:
+    """Return the first of a list of objects; of several choices, that is the one taken."""
+    if isinstance(listed, list) and listed and isinstance(listed[0], Mapping):
+        return listed[0]
+    return {}
+
+
+def _count(value: Any) -> Any:
+    """Return a count, which Cohere writes with a decimal point at times."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
