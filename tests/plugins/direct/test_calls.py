@@ -19,6 +19,7 @@ from kaizen import (
     ModelDelta,
     ModelError,
     ModelRequest,
+    ModelRequestError,
     ModelSettings,
     OutputField,
     OutputSpec,
@@ -27,6 +28,9 @@ from kaizen import (
     ToolUse,
     create_structured_output_config,
 )
+from kaizen_direct._anthropic import AnthropicCodec, _plain
+from kaizen_direct._endpoints import PRESETS
+from kaizen_direct._wire import Prepared
 
 from tests.wire.script import Usage
 from tests.wire.server import Answer, Call, WireServer
@@ -631,11 +635,74 @@ async def test_headers_of_the_settings_and_of_a_request_are_sent(
         await provider.complete(
             asking(settings=extra(extra_headers={"anthropic-beta": "context-1m"}))
         )
-        await provider.complete(asking())
+        await provider.complete(asking(settings=extra(extra_headers={"X-TEAM": "red"})))
 
     first, second = (each.headers for each in wire.requests)
     assert (first["x-team"], first["anthropic-beta"]) == ("blue", "context-1m")
+    assert second["x-team"] == "red"  # in its place, and not beside it
     assert "anthropic-beta" not in second
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-A": "caf\xe9"},
+        {"X-A": "a\r\nb: c"},
+        {"X-A": None},
+        {"X A": "a"},
+        {1: "a"},
+        ["a"],
+    ],
+)
+async def test_headers_that_are_none_are_refused_and_not_shown(
+    wire: WireServer, opened: Opened, headers: Any
+) -> None:
+    async with opened() as provider:
+        with pytest.raises(ModelRequestError, match="extra_headers") as caught:
+            await provider.complete(asking(settings=extra(extra_headers=headers)))
+
+    assert "caf" not in str(caught.value)
+    assert not wire.requests
+
+
+async def test_a_schema_that_is_a_hint_is_not_made_strict(
+    wire: WireServer, opened: Opened
+) -> None:
+    async with opened() as provider:
+        for strict in ({"strict": False}, {"strict": True}, {}):
+            wanted = {"name": "o", "schema": PLACE, **strict}
+            form = {"type": "json_schema", "json_schema": wanted}
+            await provider.complete(asking(settings=extra(response_format=form)))
+
+    told = [each.json["response_format"]["json_schema"] for each in wire.requests]
+    assert [each["strict"] for each in told] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("schema", "plain"),
+    [
+        ({"type": "array", "items": True}, {"type": "array", "items": {}}),
+        (
+            {"type": "array", "items": False},
+            {"type": "array", "description": "{no items}"},
+        ),
+        (
+            {"type": "object", "properties": {"a": True}, "additionalProperties": False},
+            {"type": "object", "properties": {"a": {}}, "additionalProperties": False},
+        ),
+        (
+            {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
+            {
+                "anyOf": [
+                    {"type": "string", "description": "{maxLength: 3}"},
+                    {"type": "null"},
+                ]
+            },
+        ),
+    ],
+)
+def test_every_schema_has_words_that_anthropic_knows(schema: Any, plain: Any) -> None:
+    assert _plain(schema) == plain
 
 
 async def test_thoughts_go_back_to_who_thought_them(
@@ -667,13 +734,15 @@ async def test_thoughts_go_back_to_who_thought_them(
     assert body["thinking"] == thinking
 
 
-async def test_a_turn_that_another_model_began_is_finished_without_thinking(
-    wire: WireServer, opened: Opened
+@pytest.mark.parametrize(
+    ("thinking", "stays"),
+    [({"type": "enabled", "budget_tokens": 1024}, False), ({"type": "adaptive"}, True)],
+)
+async def test_a_turn_that_another_model_began_is_finished_without_enforced_thinking(
+    wire: WireServer, opened: Opened, thinking: dict[str, Any], stays: bool
 ) -> None:
     use = ToolUse(id="a", name="weather", arguments={"city": "Rom"})
-    request = asking(
-        tools=(WEATHER,), settings=extra(thinking={"type": "adaptive"})
-    ).with_messages(
+    request = asking(tools=(WEATHER,), settings=extra(thinking=thinking)).with_messages(
         Message(role="assistant", content="", tool_uses=(use,)),
         Message(role="tool", content="21 °C", tool_use_id="a", name="weather"),
     )
@@ -681,7 +750,38 @@ async def test_a_turn_that_another_model_began_is_finished_without_thinking(
     async with opened("anthropic") as provider:
         await provider.complete(request)
 
-    assert "thinking" not in wire.requests[-1].json
+    assert ("thinking" in wire.requests[-1].json) is stays
+
+
+INTERLEAVED: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "Hm.", "signature": "s1"},
+    {"type": "text", "text": "I look."},
+    {"type": "redacted_thinking", "data": "x"},
+    {"type": "tool_use", "id": "t1", "name": "weather", "input": {}},
+    {"type": "text", "text": " And there."},
+    {"type": "tool_use", "id": "t2", "name": "weather", "input": {}},
+]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_thoughts_between_other_blocks_go_back_to_their_places(changed: bool) -> None:
+    codec = AnthropicCodec(PRESETS["anthropic"])
+    answer = codec.read({"content": INTERLEAVED})
+    said = Message(
+        role="assistant",
+        content="I was changed." if changed else answer.text,
+        tool_uses=answer.tool_uses,
+        provider_data=json.loads(json.dumps(answer.provider_data)),
+    )
+
+    sent = codec.chat(Prepared(asking().with_messages(said), "claude", None, {}, False))
+
+    blocks = sent["messages"][1]["content"]
+    first, text, hidden, *_ = INTERLEAVED
+    if changed:  # then no place is theirs, and all stand first
+        assert blocks[:3] == [first, hidden, {**text, "text": "I was changed."}]
+    else:
+        assert blocks == INTERLEAVED
 
 
 async def test_empty_messages_are_sent_as_anthropic_accepts_them(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -327,3 +328,48 @@ async def test_a_toml_file_may_say_it_all(wire: WireServer, tmp_path: Path) -> N
 
     assert reply.model == "house-model"
     assert str(reply.cost_usd) == "0.0000165"
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://user:p4ssw#rd@proxy:3128",
+        "http://user:p4ssw/rd@proxy:3128",
+        "http://user:p4ssw rd@proxy:3128",
+        "http://user:p4ssw?rd@proxy:3128",
+        "http://[user:p4ssw@proxy",
+        "socks4://user:p4ssw@proxy:1",
+        "user:p4ssw@proxy:80",
+        "http://user:p4ssw@proxy:x",
+        "http://user:p4ssw@",
+    ],
+)
+async def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(
+    proxy: str,
+) -> None:
+    with pytest.raises(PluginError, match="proxy") as caught:
+        async with kernel({}, proxy=proxy):
+            pass
+
+    assert "p4ssw" not in "".join(format_exception(caught.value))
+
+
+@pytest.mark.parametrize("proxy", ["http://u:p@proxy:3128/", "socks5h://proxy:1080", ""])
+async def test_a_proxy_may_have_a_user(proxy: str) -> None:
+    async with kernel({}, proxy=proxy) as running:
+        assert running.registry.names(Provider)
+
+
+async def test_a_proxy_that_httpx_cannot_use_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ValueError("p4ssw")
+
+    monkeypatch.setattr("httpx.AsyncClient", refuse)
+    async with kernel({}, proxy="http://u:p4ssw@proxy", endpoints={"mine": NOWHERE}) as it:
+        provider = await it.get(Provider, "mine")  # type: ignore[type-abstract]
+        with pytest.raises(ConfigurationError, match="proxy") as caught:
+            await provider.complete(asking(model="m"))
+
+    assert "p4ssw" not in "".join(format_exception(caught.value))

@@ -386,3 +386,61 @@ async def test_a_server_that_streams_nothing_is_understood_all_the_same(
     assert first == ModelDelta(text="Hi")
     assert isinstance(last, ModelReply)
     assert last.text == "Hi"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [b"200 OK", b"503 Busy"])
+async def test_what_is_refused_since_it_is_compressed_gives_its_connection_back(
+    serving: Serving, opened: Opened, status: bytes
+) -> None:
+    packed = b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00"
+    url = serving(b"HTTP/1.1 " + status + b"\r\n" + packed)
+    few = {"max_connections": 1, "idle_timeout_s": 1}
+
+    async with opened("vllm", base_url=url, settings=few) as provider:
+        errors = [await failing(provider, stream=False) for _ in range(3)]
+
+    assert not [each for each in errors if isinstance(each, ModelTimeoutError)]
+
+
+LIMIT = (
+    "Rate limit reached for gpt-4o-mini on requests per min (RPM): Limit 3, Used 3. You "
+    "can increase your rate limit by adding a payment method at https://example.org/billing."
+)
+RATE: dict[str, Any] = {"message": LIMIT, "type": "requests", "code": "rate_limit_exceeded"}
+QUOTA: dict[str, Any] = {"message": "Look at the plan.", "code": "insufficient_quota"}
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (429, RATE, ModelRateLimitError),
+        (429, {"message": LIMIT}, ModelRateLimitError),
+        (429, {"message": LIMIT, "type": "tokens", "code": None}, ModelRateLimitError),
+        (
+            429,
+            {"message": "exceeded your current quota", "type": "rate_limit_error"},
+            ModelRateLimitError,
+        ),
+        (429, QUOTA, ModelQuotaError),
+        (403, QUOTA, ModelQuotaError),
+        (403, {"message": "No payment for this."}, ModelAuthError),
+        (429, {"message": "You exceeded your current quota."}, ModelQuotaError),
+        (429, {"code": "billing_hard_limit_reached"}, ModelQuotaError),
+        (400, {"message": "Your credit balance is too low."}, ModelQuotaError),
+    ],
+)
+def test_a_rate_that_is_too_high_is_told_from_a_quota_that_is_used_up(
+    status: int, said: dict[str, Any], kind: type[ModelError]
+) -> None:
+    error = refusal("p", status, {"retry-after": "20"}, {"error": said})
+
+    assert type(error) is kind
+    assert error.retry_after_s == (20 if kind is ModelRateLimitError else None)
+
+
+@pytest.mark.parametrize("said", [RATE, {"message": LIMIT}, {"type": "tokens"}])
+def test_a_stream_that_ends_for_its_rate_is_no_matter_of_payment(
+    said: dict[str, Any],
+) -> None:
+    assert type(told("p", said)) is ModelRateLimitError

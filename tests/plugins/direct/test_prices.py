@@ -196,3 +196,14 @@ def test_the_table_is_sound(name: str) -> None:
         if "t" in row.abilities:
             assert row.output >= row.input
             assert row.max_output_tokens
+
+
+def test_a_price_of_the_settings_goes_first_under_every_name_of_a_model() -> None:
+    own = [PriceSettings(model="mine", input=Decimal(7))]
+    catalogue = Catalogue("openai", "openai", own)
+    million = counts(input=MILLION)
+
+    assert catalogue.cost(million, "gpt-4o", "mine") == 7
+    assert catalogue.cost(million, "mine", "gpt-4o") == 7
+    assert catalogue.cost(million, "gpt-4o", "gpt-4.1") == Decimal("2.5")
+    assert catalogue.cost(million, "", "a-riddle") is None

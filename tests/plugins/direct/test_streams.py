@@ -12,7 +12,7 @@ from kaizen_direct._anthropic import AnthropicAssembly, AnthropicCodec
 from kaizen_direct._endpoints import PRESETS
 from kaizen_direct._ollama import OllamaAssembly, OllamaCodec
 from kaizen_direct._openai import OpenAiAssembly, OpenAiCodec
-from kaizen_direct._streams import Events, Lines, Splitter, TooLong
+from kaizen_direct._streams import Events, Lines, Splitter, TooLong, _Held
 from kaizen_direct._wire import Failed, Seam, Unreadable, as_json, parsed
 
 EVENTS = ['{"a": "ö"}', "[DONE]", '{"b": 2}']
@@ -35,6 +35,28 @@ def test_events_are_whole_wherever_they_were_cut(end: str, space: str, name: str
 
 def test_data_in_several_lines_is_one_event() -> None:
     assert fed(Events(1_000), b'data: {"a":\ndata: 1}\n\n', 4) == [b'{"a":\n1}']
+
+
+def test_an_event_of_many_lines_is_put_together_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[int] = []
+    take = _Held.take
+
+    def counting(held: _Held, data: bytes = b"") -> bytes:
+        joined.append(len(data))
+        return take(held, data)
+
+    monkeypatch.setattr(_Held, "take", counting)
+    splitter = Events(100_000)
+
+    for end in (b"\n", b"\r\n"):
+        for _ in range(1_000):
+            assert splitter.feed(b"data: x" + end) == []
+        assert splitter.feed(end) == [b"\n".join([b"x"] * 1_000)]
+        assert splitter.feed(b"") == []
+
+    assert len(joined) == 2
 
 
 def test_a_mark_of_order_at_the_beginning_is_left_out() -> None:
@@ -93,6 +115,9 @@ def test_blanks_at_a_seam_stand_there_once(
         (b'"a\\ud83d"', "a\ufffd"),
         (b'"\\uDE00b"', "\ufffdb"),
         (b'"\\ud83dx\\ude00"', "\ufffdx\ufffd"),
+        (b'"\\ud83d\\ud83d\\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud83d \ud83d"', "\\ud83d \ufffd"),
+        (rb'"\\\ud83d \\ude00"', "\\\ufffd \\ude00"),
         ('"\U0001f600"'.encode(), "\U0001f600"),
     ],
 )
@@ -148,6 +173,54 @@ def test_calls_that_are_all_numbered_0_are_told_apart_by_their_ids() -> None:
     assembly.add({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
 
     assert [use.id for use in assembly.answer().tool_uses] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(0, "a", "f", ""), (0, "", "", "{}"), (0, "b", "f", ""), (0, "", "", "{}")],
+        [(0, "a", "f", "{"), (0, "a", "", "}"), (0, "b", "f", "{"), (0, "b", "", "}")],
+        [(None, "a", "f", "{"), (None, "", "", "}"), (None, "b", "f", "{}")],
+        [(None, "a", "f", "{"), (None, "a", "", "}"), (None, "b", "f", "{}")],
+        [(0, "a", "f", "{"), (1, "b", "f", "{"), (0, "a", "", "}"), (1, "b", "", "}")],
+        [(0, "a", "f", "{"), (1, "b", "f", "{"), (0, "", "", "}"), (1, "", "", "}")],
+        [(0, "", "f", "{"), (0, "a", "", "}"), (1, "", "f", "{}"), (1, "b", "", "")],
+    ],
+)
+def test_pieces_of_calls_find_each_other_however_a_server_numbers_them(
+    pieces: list[tuple[int | None, str, str, str]],
+) -> None:
+    assembly = OpenAiAssembly()
+    for index, call_id, name, arguments in pieces:
+        piece: dict[str, Any] = {"function": {"name": name, "arguments": arguments}}
+        piece |= {"index": index} if index is not None else {}
+        piece |= {"id": call_id} if call_id else {}
+        assembly.add(chunk(tool_calls=[piece]))
+    assembly.add({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+
+    uses = assembly.answer().tool_uses
+
+    assert [(use.id, use.name, use.arguments) for use in uses] == [
+        ("a", "f", "{}"),
+        ("b", "f", "{}"),
+    ]
+
+
+def test_a_tool_call_that_is_being_written_is_a_sign_of_life() -> None:
+    openai, anthropic, ollama = OpenAiAssembly(), AnthropicAssembly("a"), OllamaAssembly()
+    call = {"function": {"name": "f", "arguments": "{"}}
+    start = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    more = {"type": "input_json_delta", "partial_json": "{"}
+
+    for delta in (
+        openai.add(chunk(tool_calls=[call])),
+        anthropic.add({"type": "content_block_start", "index": 0, "content_block": start}),
+        anthropic.add({"type": "content_block_delta", "index": 0, "delta": more}),
+        ollama.add({"message": {"content": "", "tool_calls": [call]}}),
+    ):
+        assert delta == ModelDelta()
+    assert openai.add(chunk(content="")) is None
+    assert anthropic.add({"type": "ping"}) is None
 
 
 def test_of_several_choices_the_first_is_taken() -> None:
@@ -277,6 +350,13 @@ def test_thoughts_that_are_hidden_are_kept_for_who_thought_them() -> None:
     ("assembly", "event"),
     [
         (OpenAiAssembly(), {"error": {"message": "no"}}),
+        (
+            OpenAiAssembly(),
+            {
+                "error": {"code": 502, "message": "no"},
+                "choices": [{"delta": {"content": ""}, "finish_reason": "error"}],
+            },
+        ),
         (AnthropicAssembly("a"), {"type": "error", "error": {"type": "overloaded_error"}}),
         (OllamaAssembly(), {"error": "no"}),
     ],

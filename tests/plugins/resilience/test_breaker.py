@@ -12,7 +12,12 @@ from kaizen.errors import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
-from kaizen_resilience import CircuitOpenError, QueueFullError, ResilienceSettings
+from kaizen_resilience import (
+    CircuitOpenError,
+    QueueFullError,
+    Resilience,
+    ResilienceSettings,
+)
 from kaizen_resilience._breaker import MOST_KNOWN, Breakers, is_outage
 
 from .conftest import Actor, Staged, Staging
@@ -207,3 +212,61 @@ async def test_it_remembers_a_bounded_number_of_models() -> None:
 )
 async def test_what_counts_as_a_failure(error: ModelError, *, counts: bool) -> None:
     assert is_outage(error) is counts
+
+
+async def test_a_circuit_of_an_agents_own_holds_beside_that_of_all(
+    staging: Staging,
+) -> None:
+    actor = Actor([busy()])
+    own = Resilience(retries=0, circuit_failures=1)
+
+    async with staging(actor, retries=0, circuit_failures=3) as stage:
+        with pytest.raises(ModelOverloadedError):
+            await stage.agent(hooks=[own]).run(question="?")
+        with pytest.raises(CircuitOpenError):
+            await stage.agent(hooks=[own]).run(question="?")
+        await fail(stage, 2)  # the others still ask, and what they find out counts
+        with pytest.raises(CircuitOpenError):
+            await stage.agent().run(question="?")
+
+    assert len(actor.requests) == 3
+
+
+async def test_an_open_circuit_of_all_says_nothing_of_the_agents_own(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("kaizen_resilience._breaker.monotonic", lambda: now[0])
+    actor = Actor([busy()])
+    own = Resilience(retries=0, circuit_failures=2, circuit_open_s=60)
+
+    async with staging(actor, retries=0, circuit_failures=2, circuit_open_s=5) as stage:
+        await fail(stage, 1)
+        agent = stage.agent(hooks=[own])
+        with pytest.raises(ModelOverloadedError):
+            await agent.run(question="?")
+        with pytest.raises(CircuitOpenError) as raised:
+            await agent.run(question="?")
+        assert raised.value.retry_after_s == 5
+        now[0] = 6.0
+        with pytest.raises(ModelOverloadedError):
+            await agent.run(question="?")
+        with pytest.raises(CircuitOpenError) as raised:
+            await agent.run(question="?")
+
+    assert raised.value.retry_after_s == 60
+    assert len(actor.requests) == 3
+
+
+async def test_without_a_word_of_an_agent_the_circuit_of_all_alone_holds(
+    staging: Staging,
+) -> None:
+    actor = Actor([busy()])
+    own = Resilience(retries=0)
+
+    async with staging(actor, circuit_failures=0) as stage:
+        for _ in range(7):
+            with pytest.raises(ModelOverloadedError):
+                await stage.agent(hooks=[own]).run(question="?")
+
+    assert len(actor.requests) == 7

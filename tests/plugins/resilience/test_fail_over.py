@@ -7,7 +7,16 @@ from typing import Any
 
 import anyio
 import pytest
-from kaizen import InputField, OutputField, Signature, ToolUse, tool
+from kaizen import (
+    InputField,
+    ModelCall,
+    OutputField,
+    Priority,
+    Signature,
+    ToolUse,
+    hookimpl,
+    tool,
+)
 from kaizen.errors import (
     ModelAuthError,
     ModelContextError,
@@ -17,8 +26,15 @@ from kaizen.errors import (
     ModelQuotaError,
     ModelRequestError,
 )
-from kaizen.messages import ModelDelta, ModelReply
-from kaizen.runlog import ModelCharged, ModelReplied, ModelSwitched
+from kaizen.messages import ModelDelta, ModelReply, ModelRequest
+from kaizen.run import current_run
+from kaizen.runlog import (
+    ModelCharged,
+    ModelReplied,
+    ModelSwitched,
+    Subscription,
+    TextDelta,
+)
 from kaizen_resilience import Resilience
 
 from .conftest import PRICE, USED, Actor, Attempt, Staging, broken
@@ -465,3 +481,67 @@ async def test_each_turn_begins_with_the_agents_own_model(staging: Staging) -> N
 
     assert result.answer == "Hello"
     assert (len(first.requests), len(second.requests)) == (2, 1)
+
+
+LIMITED = [{}, {"timeout_s": 0, "first_token_s": 0, "between_tokens_s": 0}]
+
+
+class Guard:
+    """Refuses the first reply when it has been read already, and knows nothing of that.
+
+    Attributes:
+        listens: Whether it begins to read the stream itself, so late that it is not yet
+            known whether anybody does.
+    """
+
+    name = "guard"
+
+    def __init__(self, *, listens: bool = False) -> None:
+        self.listens = listens
+        self.refused = False
+        self.reader: Subscription | None = None
+
+    @hookimpl(priority=Priority.LOWEST)
+    async def wrap_model_call(
+        self, request: ModelRequest, call_next: ModelCall
+    ) -> ModelReply:
+        if self.listens and self.reader is None:
+            self.reader = current_run().log.subscribe()
+        reply = await call_next(request)
+        if not self.refused and not self.listens:
+            self.refused = True
+            raise broken("was refused")
+        return reply
+
+
+@pytest.mark.parametrize("limits", LIMITED, ids=["limited", "unlimited"])
+async def test_text_is_begun_again_with_a_word_also_if_the_error_does_not_tell_of_it(
+    staging: Staging, limits: dict[str, Any]
+) -> None:
+    actor = Actor("One.", "Two.")
+
+    async with staging(actor, plugins=[Guard()], **limits) as stage:
+        reader, run = await stage.read(stage.agent())
+
+    assert run.result is not None
+    assert run.result.answer == reader.text == "Two."
+    assert [each.restarts for each in reader.switches] == [True]
+
+
+async def test_who_begins_to_read_after_an_attempt_began_is_told_of_a_restart_too(
+    staging: Staging,
+) -> None:
+    guard = Guard(listens=True)
+    actor = Actor(["Hello wor", broken()], "Hello world")
+
+    async with staging(actor, plugins=[guard]) as stage:
+        result = await stage.agent().run(question="?")
+
+    assert guard.reader is not None
+    text = ""
+    async for event in guard.reader:
+        if isinstance(event, TextDelta):
+            text += event.text
+        elif isinstance(event, ModelSwitched) and event.restarts:
+            text = ""
+    assert result.answer == text == "Hello world"

@@ -258,3 +258,85 @@ async def test_text_that_nobody_could_follow_is_begun_again(
 
     assert [each.restarts for each in reader.switches] == [True]
     assert reader.text == "Hello"
+
+
+async def test_a_stream_that_writes_what_no_reader_is_shown_is_not_silent(
+    staging: Staging,
+) -> None:
+    class Writing(Actor):
+        """Writes the arguments of a tool call for a while."""
+
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            yield ModelDelta(text="Hel")
+            until = anyio.current_time() + 10 * SOON_S
+            while anyio.current_time() < until:
+                await anyio.sleep(SOON_S / 10)
+                yield ModelDelta()
+            async for piece in super().stream(request):
+                yield piece
+
+    actor = Writing("lo")
+
+    async with staging(actor, retries=0, between_tokens_s=4 * SOON_S) as stage:
+        reader, _ = await stage.read(stage.agent())
+
+    assert reader.text == "Hello"
+    assert len(actor.requests) == 1
+
+
+async def test_a_stream_that_falls_silent_in_a_tool_call_is_given_up(
+    staging: Staging,
+) -> None:
+    actor = Actor([ModelDelta(), None])
+    limits = {"first_token_s": SOON_S, "between_tokens_s": SOON_S}
+
+    problem = await fails(staging, actor, STREAM, **limits)
+
+    assert problem == "sent nothing more for 0.05 s"
+
+
+async def test_signs_of_life_do_not_lengthen_the_whole_time(staging: Staging) -> None:
+    class Endless(Actor):
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            while True:
+                await anyio.sleep(0.001)
+                yield ModelDelta()
+
+    limits = {"timeout_s": 3 * SOON_S, "between_tokens_s": SOON_S}
+
+    problem = await fails(staging, Endless("never"), STREAM, **limits)
+
+    assert problem == "did not answer within 0.15 s"
+
+
+@pytest.mark.parametrize("config", [{}, STREAM], ids=["whole", "streamed"])
+async def test_a_provider_that_says_what_it_consumed_when_it_is_late_is_charged_once(
+    staging: Staging, config: dict[str, Any]
+) -> None:
+    class Counting(Actor):
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            try:
+                async for piece in super().stream(request):
+                    yield piece
+            except anyio.get_cancelled_exc_class():
+                error = ModelConnectionError("first", "lost its connection")
+                error.partial = ModelReply(usage=used)
+                raise error from None
+
+    used = Usage(requests=1, input_tokens=100, output_tokens=1)
+    actor = Counting(["abcd", None], **PRICES)
+
+    async with staging(actor, retries=0, timeout_s=SOON_S) as stage:
+        agent = stage.agent(config)
+        async with agent.stream(question="?") as run:
+            with anyio.fail_after(10), pytest.raises(ModelTimeoutError):
+                await run.wait()
+
+    charged = [each for each in run.log.entries if isinstance(each, ModelCharged)]
+    assert [each.usage for each in charged] == [used]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -15,6 +16,9 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 from kaizen.errors import ConfigurationError
+from kaizen.tools import Tool
+from kaizen_tools import _sandbox
+from kaizen_tools._python import python_paths
 
 from tests.plugins.tools.addresses import listening
 from tests.plugins.tools.destructive import Scene, forms, needs_privileges
@@ -401,6 +405,175 @@ async def test_homes_keys_and_other_commands_are_not_read(
     assert "beside" not in seen
     assert ".ssh" not in seen
     assert [(each["exit_code"], each["stdout"]) for each in refused] == [(1, "")] * 3
+
+
+@each_sandbox
+async def test_settings_of_the_machine_are_not_opened_for_writing(
+    toolbox: Toolbox, confined: Confined, sandbox: str
+) -> None:
+    command = """
+        find /proc/sys/kernel /proc/sys/vm /proc/sys/fs -type f -perm /222 2>/dev/null |
+        { while read -r each; do seen=1; (: >>"$each") && echo "$each"; done; echo $seen; }
+    """
+
+    async with toolbox(bash=confined(sandbox)) as call:
+        result = await call("bash_command", command=f"{{ {command}\n}} 2>/dev/null")
+
+    assert result["stdout"] == "1\n"
+
+
+@each_sandbox
+async def test_what_runs_this_program_is_only_read_below_a_root(
+    toolbox: Toolbox,
+    tmp_path: Path,
+    confined: Confined,
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: str,
+) -> None:
+    places = ("venv/bin/python", "src/module.py", "work/file")
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("before\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "src")])
+    command = f"""
+        for each in {" ".join(places)}; do echo after >$each; done
+        mv venv old; mv src old; rm -rf venv src; echo x >src/new.py
+        ln -sf x venv/bin/python
+    """
+    texts = {}
+
+    for is_writable in (False, True):
+        bash = {**confined(sandbox), "protected": [], "writable_python_path": is_writable}
+        async with toolbox(bash=bash) as call:
+            tool = await call.kernel.get(Tool, "bash_command")
+            assert f"'{tmp_path}/venv'" in tool.spec.description
+            await call("bash_command", command=command)
+        kept = (tmp_path / "src/module.py").exists()
+        texts[is_writable] = (text(tmp_path / places[0]), kept, text(tmp_path / places[2]))
+
+    assert texts[False] == ("before\n", True, "after\n")
+    assert texts[True] == ("before\n", False, "after\n")
+
+
+async def test_a_place_of_this_python_that_a_link_leads_to_is_exposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("root", "other", "root/a/b"):
+        (tmp_path / name).mkdir(parents=True)
+    link = tmp_path / "root/venv"
+    link.symlink_to(tmp_path / "other")
+    monkeypatch.setattr(sys, "prefix", str(link))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "root/a"), str(tmp_path / "root/a/b")])
+
+    found = python_paths([str(tmp_path / "root")], is_path_writable=False)
+
+    assert found.kept == (str(tmp_path / "root/a"),)
+    assert found.exposed == (str(link),)
+
+
+async def test_a_root_that_this_program_imports_from_is_warned_of(
+    toolbox: Toolbox,
+    tmp_path: Path,
+    bubblewrap: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap}
+
+    async with toolbox(bash=bash) as call:
+        await call("bash_command", command="true")
+
+    assert f"bash_command can change {str(tmp_path)!r}" in caplog.text
+
+
+async def test_a_protected_name_that_is_replaced_from_outside_ends_the_command(
+    toolbox: Toolbox, tmp_path: Path, bubblewrap: str
+) -> None:
+    (tmp_path / ".env").write_text("before\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "ready")
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "protected": [".env"]}
+    results = []
+
+    async def run(call: Any) -> None:
+        results.append(await call("bash_command", command="echo >ready; exec sleep 60"))
+
+    async with toolbox(bash=bash) as call:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, call)
+                await run_sync(text, tmp_path / "ready", abandon_on_cancel=True)
+                (tmp_path / "new").write_text("by an editor\n", encoding="utf-8")
+                (tmp_path / "new").rename(tmp_path / ".env")
+
+    assert "[stopped: somebody else replaced a protected name" in results[0]["stderr"]
+    assert text(tmp_path / ".env") == "by an editor\n"
+
+
+async def test_a_command_that_waits_for_its_place_ends_when_its_time_is_up(
+    toolbox: Toolbox, tmp_path: Path, bubblewrap: str
+) -> None:
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "protected": [".env"]}
+    held = os.open(tmp_path, os.O_RDONLY)
+
+    async with toolbox(bash=bash) as call:
+        await call("bash_command", command="true")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with anyio.fail_after(5):
+            result = await call("bash_command", command="echo > new", timeout_s=0.3)
+        os.close(held)
+
+    assert result["timed_out"]
+    assert (result["exit_code"], result["stderr"]) == (143, "")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others see no more than the system shows")
+@each_sandbox
+async def test_what_root_alone_may_read_is_hidden_from_what_it_runs(
+    toolbox: Toolbox,
+    tmp_path: Path,
+    confined: Confined,
+    monkeypatch: pytest.MonkeyPatch,
+    sandbox: str,
+) -> None:
+    system, private = tmp_path / "etc", tmp_path / "etc/private"
+    private.mkdir(parents=True)
+    for path, mode in (("key", 0o600), ("open", 0o644), ("private/a", 0o644)):
+        (system / path).write_text(f"{path}\n", encoding="utf-8")
+        (system / path).chmod(mode)
+    (private / "root").mkdir()
+    private.chmod(0o700)
+    monkeypatch.setattr(_sandbox, "PRIVATE_IN", (str(system),))
+    monkeypatch.setattr(_sandbox, "SYSTEM", (*_sandbox.SYSTEM, str(system)))
+
+    bash = {**confined(sandbox), "protected": []}
+    command = f"cd {system}; cat key private/a open; echo x >{private}/root/b"
+
+    async with toolbox(roots=[str(private / "root")], bash=bash) as call:
+        result = await call("bash_command", command=command)
+
+    assert result["stdout"] == "open\n"
+    assert text(private / "root/b") == "x\n"
+
+
+@each_sandbox
+async def test_a_socket_in_a_root_is_not_reached(
+    toolbox: Toolbox, tmp_path: Path, confined: Confined, sandbox: str
+) -> None:
+    command = senders(0, tmp_path)[6]
+    pair = f"'{sys.executable}' -c 'import socket; socket.socketpair()'"
+    codes = []
+
+    with bound(str(tmp_path / "path"), 1):
+        for settings in ({"sandbox": "none"}, confined(sandbox)):
+            async with toolbox(bash=settings) as call:
+                codes.append((await call("bash_command", command=command))["exit_code"])
+                paired = await call("bash_command", command=pair)
+
+    assert codes == [0, 1]
+    assert paired["exit_code"] == 0
 
 
 def senders(port: int, folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kaizen_budgets._memory import MemoryLedger
     from kaizen_budgets._metered import charge, metered
     from kaizen_budgets._plugin import BudgetsPlugin
-    from kaizen_budgets._prices import UnknownPriceError
+    from kaizen_budgets._prices import UnknownBoundError, UnknownPriceError
     from kaizen_budgets._settings import BudgetsSettings
     from kaizen_budgets._sqlite import SqliteLedger
     from kaizen_budgets._terms import Terms
@@ -56,6 +56,7 @@ __all__ = [
     "SqliteLedger",
     "Terms",
     "ToolUnaffordableError",
+    "UnknownBoundError",
     "UnknownPriceError",
     "charge",
     "metered",
@@ -81,6 +82,7 @@ _HOMES = {
     "SqliteLedger": "_sqlite",
     "Terms": "_terms",
     "ToolUnaffordableError": "_errors",
+    "UnknownBoundError": "_prices",
     "UnknownPriceError": "_prices",
     "charge": "_metered",
     "metered": "_metered",

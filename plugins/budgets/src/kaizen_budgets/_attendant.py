@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
+from anyio.lowlevel import checkpoint_if_cancelled
 from kaizen.interrupts import InterruptMode
 
 from kaizen_budgets._amounts import Amounts, milliseconds
@@ -47,25 +48,42 @@ async def attended(
     if not ledger.leases and not timed:
         yield
         return
+    clock = _Clock(ledger, meter, timed, lease_s=lease_s, name=name) if timed else None
     error: BaseException | None = None
-    async with anyio.create_task_group() as tasks:
-        if ledger.leases:
-            tasks.start_soon(_renew, ledger, meter, lease_s)
-        if timed:
-            clock = _Clock(ledger, meter, timed, lease_s=lease_s, name=name)
-            await tasks.start(clock.count)
-        try:
-            yield
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as raised:  # noqa: BLE001 - raised again below
-            error = raised
-        tasks.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as tasks:
+            if ledger.leases:
+                tasks.start_soon(_renew, ledger, meter, lease_s)
+            if clock is not None:
+                await tasks.start(clock.count)
+            try:
+                yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as raised:  # noqa: BLE001 - raised again below
+                error = raised
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        await checkpoint_if_cancelled()  # who is cancelled hears of nothing else
+        if error is None:
+            error = _only(group)
+        else:
+            _LOG.error("beside run %s: %s", meter.run.id, _only(group))
+    if error is None and clock is not None:
+        error = clock.unsettled
     if error is not None:
         try:
             raise error
         finally:
             del error
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what went wrong beside a run by itself, where it is one thing."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _renew(ledger: Ledger, meter: Meter, lease_s: float) -> None:
@@ -85,6 +103,9 @@ class _Clock:
 
     A run that gets no further slice is stopped: gracefully a little before its time is
     over, and at once when it is.
+
+    Attributes:
+        unsettled: Why the last slice could not be settled, if the run was over by then.
     """
 
     def __init__(
@@ -103,6 +124,7 @@ class _Clock:
         self._prefix = f"{name}:{meter.run.id}:time-{monotonic():.6f}"
         self._number = 0
         self._short: BudgetExceededError | None = None
+        self.unsettled: LedgerError | None = None
 
     async def count(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -113,7 +135,6 @@ class _Clock:
         task_status.started()
         while held is not None:
             reservation_id, length_s = held
-            self._meter.open.add(reservation_id)
             began = monotonic()
             following: tuple[str, float] | None = None
             try:
@@ -123,8 +144,14 @@ class _Clock:
                 if following is None and self._short is not None:
                     run.interrupt(reason_of(self._short))
                 await anyio.sleep(max(0.0, began + length_s - monotonic()))
-            finally:
-                await self._settle(reservation_id, monotonic() - began, length_s)
+            except BaseException:
+                await self._end(reservation_id, monotonic() - began, length_s, following)
+                raise
+            try:
+                await self._settle(reservation_id, length_s, length_s)
+            except BaseException:
+                await self._give_back(following)
+                raise
             held = following
         if self._short is not None:
             run.interrupt(reason_of(self._short, InterruptMode.IMMEDIATE))
@@ -145,9 +172,42 @@ class _Clock:
             except BudgetExceededError as error:
                 self._short = error
                 wanted = min(wanted - 1, error.shortage.left)
+            except BaseException:  # it may have been made all the same
+                await self._give_back((reservation_id, wanted / 1_000))
+                raise
             else:
+                self._meter.open.add(reservation_id)
                 return reservation_id, wanted / 1_000
         return None
+
+    async def _end(
+        self,
+        reservation_id: str,
+        took_s: float,
+        length_s: float,
+        following: tuple[str, float] | None,
+    ) -> None:
+        """Settle the slice in which a run ended, and give back the one after it.
+
+        What the ledger cannot do must not take the place of what is under way.
+        """
+        await self._give_back(following)
+        try:
+            await self._settle(reservation_id, took_s, length_s)
+        except LedgerError as error:
+            self.unsettled = error
+            _LOG.error("time of run %s is not settled: %s", self._meter.run.id, error)
+
+    async def _give_back(self, held: tuple[str, float] | None) -> None:
+        if held is None:
+            return
+        reservation_id, _ = held
+        self._meter.open.discard(reservation_id)
+        with anyio.move_on_after(CLEANUP_S, shield=True):
+            try:
+                await self._ledger.release(reservation_id)
+            except LedgerError as error:
+                _LOG.error("time of run %s is kept: %s", self._meter.run.id, error)
 
     async def _settle(self, reservation_id: str, took_s: float, length_s: float) -> None:
         """Count what a slice took; the moment that it takes to notice its end is free."""

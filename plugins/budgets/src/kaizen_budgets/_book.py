@@ -101,8 +101,8 @@ class State:
         self.alarm = self.account.alarms[min(self.warned, len(self.shares))]
 
     def allow(self, share: int) -> None:
-        """Raise the soft limit; a share that is lower than before does nothing."""
-        self.raised = max(self.raised, share)
+        """Raise the soft limit, up to the hard one; a lower share does nothing."""
+        self.raised = max(self.raised, min(share, SHARES))
         self.adopt(self.account)
 
     @property

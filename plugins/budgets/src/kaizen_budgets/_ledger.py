@@ -289,7 +289,16 @@ class Ledger(Protocol):
 
         Args:
             account: Which one.
-            share: In hundredths of a percent; one that is lower than before does nothing.
+            share: In hundredths of a percent; one that is lower than before does nothing,
+                and one beyond the hard limit is that.
+        """
+        ...
+
+    async def ended(self, accounts: Sequence[Account]) -> None:
+        """Hear that the run whose accounts they are has ended.
+
+        They may be forgotten: should it be resumed, what it had spent is in its log, and is
+        recorded again. Until they are, they stand as they did.
         """
         ...
 

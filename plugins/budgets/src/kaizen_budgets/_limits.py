@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from os import urandom
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from kaizen_budgets._amounts import DIMENSIONS, UNLIMITED, Amounts, dollars, tol
 from kaizen_budgets._budget import Budget
 from kaizen_budgets._errors import (
     BudgetExceededError,
+    LedgerError,
     SoftLimitError,
     ToolUnaffordableError,
 )
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from kaizen_budgets._ledger import Ledger, Reservation, Settlement
     from kaizen_budgets._prices import Price
 
-__all__ = ["GATES", "Payment", "SpendLimits", "inherited"]
+__all__ = ["CLEANUP_S", "GATES", "Payment", "SpendLimits", "holding", "inherited"]
 
 CLEANUP_S = 30.0
 LOOK_S = 0.5
@@ -73,12 +74,18 @@ class Payment:
         most: What was reserved for it.
         cost: What it cost, once that is known.
         made: Whether it was made, as far as that is known, when it fails.
+        meter: Who pays.
+        reservation: Where the most is set aside.
+        what: What it is for, for the log.
     """
 
-    __slots__ = ("cost", "made", "most")
+    __slots__ = ("cost", "made", "meter", "most", "reservation", "what")
 
-    def __init__(self, most: Amounts) -> None:
-        self.most = most
+    def __init__(self, meter: Meter, reservation: Reservation, what: str) -> None:
+        self.meter = meter
+        self.reservation = reservation
+        self.what = what
+        self.most = reservation.amounts
         self.cost: Amounts | None = None
         self.made: Amounts | None = None
 
@@ -117,13 +124,18 @@ class SpendLimits:
         self._meters: dict[str, Meter] = {}
         self._causes: dict[str, BudgetExceededError] = {}
         self._asking: dict[str, anyio.Lock] = {}
+        self._guests: dict[str, Run] = {}
+        self._opening = anyio.Lock()
         self._numbers = itertools.count(1)
         self._token = urandom(4).hex()
 
     async def ledger(self) -> Ledger:
         """Return where it is counted."""
-        if callable(self._ledger):
-            self._ledger = await self._ledger()
+        if not callable(self._ledger):
+            return self._ledger
+        async with self._opening:  # whoever waits finds what the first one has opened
+            if callable(self._ledger):
+                self._ledger = await self._ledger()
         return self._ledger
 
     @hookimpl(priority=Priority.CRITICAL)
@@ -147,6 +159,7 @@ class SpendLimits:
             self._causes.pop(run.id, None)
             del self._meters[run.id]
             tell_parent(run, meter.total, self.name)
+            await self._ended(run)
 
     @hookimpl(priority=Priority.LOWEST)
     async def wrap_model_call(
@@ -219,25 +232,67 @@ class SpendLimits:
             AgentInterrupted: There is not enough left, and the run has to stop.
             ToolUnaffordableError: There is not, and `refuse` is set.
         """
-        meter = self._meter(run)
-        payment = Payment(most)
-        reservation = await self._reserve(meter, most, refuse=refuse, spent=spent)
-        token = _HELD.set((*_HELD.get(), reservation))
+        if run.id not in self._meters:
+            await self._welcome(run)
+        payment = await self.begin(run, most, what, refuse=refuse, spent=spent)
         try:
-            if durable:
-                await run.settle()
-            if meter.run.id in self._meters:
-                yield payment
-            else:  # a call of tools alone: nobody else attends to it
-                async with self._attended(meter):
+            with holding(payment):
+                if durable:
+                    await run.settle()
+                if run.id in self._meters:
                     yield payment
+                else:  # a call of tools alone: nobody else attends to it
+                    async with self._attended(payment.meter):
+                        yield payment
         except BaseException as error:
-            if payment.cost is None:
-                payment.cost = self._of_failure(payment, error)
+            await self.fail(payment, error)
             raise
-        finally:
-            _HELD.reset(token)
-            await self._settle(meter, reservation, payment.cost, what)
+        else:
+            await self._settle(payment)
+
+    async def begin(
+        self,
+        run: Run,
+        most: Amounts,
+        what: str,
+        *,
+        refuse: bool = False,
+        spent: bool = False,
+    ) -> Payment:
+        """Reserve the most that a call can cost; see `paying`.
+
+        Whoever begins one ends it, by `end` or by `fail`. What is spent already is counted
+        whatever happens from here on.
+        """
+        meter = self._meter(run)
+        reservation = await self._reserve(meter, most, refuse=refuse, spent=spent)
+        payment = Payment(meter, reservation, what)
+        if spent:
+            payment.cost = most
+        try:
+            if not run.ended:
+                usd = dollars(most.units[0])
+                run.add(Reserved, reservation_id=reservation.id, amount_usd=usd)
+        except BaseException as error:  # a log that is closed, or another's by now
+            await self.fail(payment, error)
+            raise
+        return payment
+
+    async def end(self, payment: Payment) -> None:
+        """Settle what a call did cost."""
+        await self._settle(payment)
+
+    async def fail(self, payment: Payment, error: BaseException) -> None:
+        """Settle a call that failed, or was cut off.
+
+        What the ledger cannot do is logged: it must not take the place of the error.
+        """
+        if payment.cost is None:
+            payment.cost = self._of_failure(payment, error)
+        try:
+            await self._settle(payment)
+        except LedgerError as problem:
+            _LOG.error("%s is not settled: %s", payment.what, problem)
 
     def _of_failure(self, payment: Payment, error: BaseException) -> Amounts | None:
         """Return what counts for a call that failed."""
@@ -246,12 +301,20 @@ class SpendLimits:
         return payment.most if self.terms.lost == "charge" else payment.made
 
     def bound(
-        self, run: Run, request: ModelRequest, profile: ModelProfile
+        self, run: Run, request: ModelRequest, profile: ModelProfile, *, replies: int = 1
     ) -> tuple[ModelRequest, Amounts, Price]:
-        """Return a request, the most that it can cost, and the price that is for."""
-        limited = self._meter(run).limits_money
-        price = price_of(profile, self.terms, limited=limited)
-        request, most = most_of(request, profile, price, self.terms)
+        """Return a request, the most that it can cost, and the price that is for.
+
+        Raises:
+            UnknownPriceError: Money is limited, and nobody says what the model costs.
+            UnknownBoundError: Money or tokens are, and nobody can say how long it answers.
+        """
+        meter = self._meter(run)
+        price = price_of(profile, self.terms, limited=meter.limits_money)
+        limited = meter.limits_money or meter.limits_tokens
+        request, most = most_of(
+            request, profile, price, self.terms, limited=limited, replies=replies
+        )
         return request, most, price
 
     async def _reserve(
@@ -273,9 +336,6 @@ class SpendLimits:
                     raise await self._refused(meter, error, refuse=refuse) from error
                 await ledger.changed(min(left_s, LOOK_S))
         meter.open.add(reservation_id)
-        if not run.ended:
-            usd = dollars(most.units[0])
-            run.add(Reserved, reservation_id=reservation_id, amount_usd=usd)
         return reservation
 
     async def _try(
@@ -296,11 +356,9 @@ class SpendLimits:
                 await ledger.release(reservation_id)
             raise
 
-    async def _settle(
-        self, meter: Meter, reservation: Reservation, cost: Amounts | None, what: str
-    ) -> None:
-        run, ledger = meter.run, await self.ledger()
-        most = reservation.amounts
+    async def _settle(self, payment: Payment) -> None:
+        meter, reservation, what = payment.meter, payment.reservation, payment.what
+        run, ledger, cost = meter.run, await self.ledger(), payment.cost
         settlement: Settlement | None = None
         with anyio.move_on_after(CLEANUP_S, shield=True):
             try:
@@ -312,7 +370,7 @@ class SpendLimits:
                 meter.open.discard(reservation.id)
         spent = cost or Amounts()
         meter.count(spent)
-        note_settled(run, reservation.id, what, most, spent)
+        note_settled(run, reservation.id, what, payment.most, spent)
         if settlement is None:
             _LOG.error("budget ledger did not settle %s in time", reservation.id)
             return
@@ -386,6 +444,28 @@ class SpendLimits:
                     await ledger.record(account, missing)
         return meter
 
+    async def _welcome(self, run: Run) -> None:
+        """Remember a run whose end is not seen here, and let go of those that have ended.
+
+        Such are calls of tools alone, and runs inside that have no such limits themselves.
+        """
+        for each in [each for each in self._guests.values() if each.ended]:
+            self._guests.pop(each.id, None)
+            await self._ended(each)
+        if not run.ended:
+            self._guests[run.id] = run
+
+    async def _ended(self, run: Run) -> None:
+        """Tell the ledger that a run has ended, and its own accounts with it."""
+        own = [account_of(run, each) for each in self.budgets if each.ends_with_run]
+        if not own:
+            return
+        with anyio.move_on_after(CLEANUP_S, shield=True):
+            try:
+                await (await self.ledger()).ended(own)
+            except LedgerError as error:
+                _LOG.warning("accounts of run %s: %s", run.id, error)
+
     async def _told(self, meter: Meter) -> Message:
         """Return what a model is told of what is left."""
         ledger = await self.ledger()
@@ -412,6 +492,17 @@ class SpendLimits:
         lease_s = self.terms.lease_seconds
         async with attended(ledger, meter, lease_s=lease_s, name=self.name):
             yield
+
+
+@contextmanager
+def holding(*payments: Payment) -> Generator[None]:
+    """Know in the block what is reserved around it, so that nothing there waits for it."""
+    token = _HELD.set((*_HELD.get(), *(each.reservation for each in payments)))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # closed by others, who have a context of their own
+            _HELD.reset(token)
 
 
 def inherited(run: Run) -> tuple[SpendLimits, ...]:

@@ -38,7 +38,8 @@ class MemoryLedger:
 
     Nothing waits in it, so that each method is atomic by itself. Use it from one thread.
     It has room for 100,000 accounts: those of runs and windows that have ended make way for
-    new ones, the oldest first; if there are none of these, new ones are refused.
+    new ones, the runs that ended first before others; if there are none of these, new ones
+    are refused.
 
     Args:
         clock: The time, seconds since the epoch, UTC.
@@ -48,6 +49,7 @@ class MemoryLedger:
         self._clock = clock
         self._states: dict[str, State] = {}
         self._open: dict[str, _Open] = {}
+        self._ended: dict[str, None] = {}
         self._closed: dict[str, tuple[Outcome, Amounts]] = {}
         self._closed_before: dict[str, tuple[Outcome, Amounts]] = {}
         self._changed: anyio.Event | None = None
@@ -118,6 +120,12 @@ class MemoryLedger:
         (state,) = self._find((account,))
         state.allow(share)
 
+    async def ended(self, accounts: Sequence[Account]) -> None:
+        """Let these make way for others from now on; see `Ledger.ended`."""
+        for account in accounts:
+            if account.key in self._states:
+                self._ended[account.key] = None
+
     async def record(self, account: Account, amounts: Amounts) -> None:
         """Count what was spent elsewhere; see `Ledger.record`."""
         _book.settle(self._find((account,)), (), parts_of(amounts.units))
@@ -156,9 +164,12 @@ class MemoryLedger:
         A window ends by the clock and begins once: a clock that is set back finds the one
         that it has seen last.
         """
-        known = self._states
+        known, ended = self._states, self._ended
         found = []
         now = 0.0
+        if ended:  # who spends again has not ended, and makes no way for what comes with it
+            for account in accounts:
+                ended.pop(account.key, None)
         for account in accounts:
             state = known.get(account.key)
             if state is None:
@@ -180,17 +191,20 @@ class MemoryLedger:
         return state
 
     def _make_room(self) -> None:
+        for key in self._ended:
+            if not any(self._states[key].reserved):
+                del self._states[key], self._ended[key]
+                return
         now = self._clock()
         for key, state in self._states.items():
-            over = state.ends is not None and now >= state.ends
-            idle = state.account.budget.ends_with_run and not any(state.reserved)
-            if over or idle:
+            if state.ends is not None and now >= state.ends:
                 del self._states[key]
+                self._ended.pop(key, None)
                 return
         raise LedgerError(
             "the ledger in memory",
-            f"has {MAX_ACCOUNTS:,} accounts, and no more fit",
-            'Use `ledger = "sqlite"`, or fewer budgets a user.',
+            f"has {MAX_ACCOUNTS:,} accounts whose runs and windows go on: no more fit",
+            'Use `ledger = "sqlite"`, fewer budgets a user, or shorter windows.',
         )
 
     def _close(self, reservation_id: str, outcome: Outcome, amounts: Amounts) -> None:

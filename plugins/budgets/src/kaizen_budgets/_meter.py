@@ -60,6 +60,11 @@ class Meter:
         return any(each.limits[0] < UNLIMITED for each in self.accounts)
 
     @property
+    def limits_tokens(self) -> bool:
+        """Whether one of its accounts limits tokens."""
+        return any(each.limits[1] < UNLIMITED for each in self.accounts)
+
+    @property
     def timed(self) -> tuple[Account, ...]:
         """Where the time of this run is counted: not where that around it is already."""
         counted = {each.key for each in self.parent.accounts} if self.parent else set()

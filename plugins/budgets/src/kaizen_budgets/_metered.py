@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
+import anyio
 from kaizen.media import Audio
 from kaizen.messages import (
     Message,
@@ -12,16 +14,17 @@ from kaizen.messages import (
     ModelProfile,
     ModelReply,
     ModelRequest,
-    ModelSettings,
 )
 from kaizen.ports import BaseProvider, Provider, Transcript
-from kaizen.run import current_run
+from kaizen.run import Run, current_run
 
 from kaizen_budgets._amounts import Amounts, Money
-from kaizen_budgets._limits import GATES, Payment
+from kaizen_budgets._limits import CLEANUP_S, GATES, Payment, SpendLimits, holding
 from kaizen_budgets._prices import Price, cost_of
 
 __all__ = ["charge", "metered"]
+
+_LOG = logging.getLogger("kaizen")
 
 
 async def charge(
@@ -43,8 +46,8 @@ async def charge(
         requests: Requests to models.
         tool_calls: Calls of tools, beside the one that is under way.
         what: What it is for, for the log.
-        spent: It is spent already, and counts whatever is left: should that be more than
-            there was, the run stops before its next call.
+        spent: It is spent already, and counts whatever is left, also if the run is cut off
+            meanwhile: should that be more than there was, it stops before its next call.
 
     Raises:
         RunError: There is no run.
@@ -52,15 +55,34 @@ async def charge(
     """
     run = current_run()
     amounts = Amounts(usd=usd, tokens=tokens, requests=requests, tool_calls=tool_calls)
+    if spent:
+        await _count(run, amounts, what or "charge")
+        return
     async with AsyncExitStack() as stack:
         payments = [
             await stack.enter_async_context(
-                each.paying(run, amounts, what or "charge", spent=spent, durable=True)
+                each.paying(run, amounts, what or "charge", durable=True)
             )
             for each in GATES.get()
         ]
         for payment in payments:
             payment.cost = amounts
+
+
+async def _count(run: Run, amounts: Amounts, what: str) -> None:
+    """Count what is spent already, in each ledger, be another of them out of order."""
+    problem: Exception | None = None
+    with anyio.move_on_after(CLEANUP_S, shield=True) as scope:
+        for gate in GATES.get():
+            try:
+                async with gate.paying(run, amounts, what, spent=True, durable=True):
+                    pass
+            except Exception as error:  # noqa: BLE001 - raised below
+                problem = problem or error
+    if scope.cancelled_caught:
+        _LOG.error("%s of run %s was not counted everywhere in time", what, run.id)
+    if problem is not None:
+        raise problem
 
 
 def metered(provider: Provider, *, transcription_usd: Money = 0) -> Provider:
@@ -93,18 +115,23 @@ class _Metered(BaseProvider):
     async def stream(
         self, request: ModelRequest
     ) -> AsyncGenerator[ModelDelta | ModelReply]:
-        async with self._paying_for(request) as paying:
-            async for piece in self._provider.stream(paying.request):
-                if isinstance(piece, ModelReply):
-                    paying.settle(piece)
-                yield piece
+        # Who reads may stop anywhere and close it from elsewhere, or leave that to the
+        # collector: nothing that belongs to one task may be open while a piece is out.
+        paying = _Paying(request)
+        try:
+            await paying.begin(current_run(), self._provider.describe(request.model))
+            async with aclosing(self._provider.stream(paying.request)) as pieces:
+                while (piece := await paying.next_of(pieces)) is not None:
+                    yield piece
+            await paying.end()
+        except BaseException as error:
+            await paying.fail(error)
+            raise
 
     async def embed(self, texts: Sequence[str], *, model: str = "") -> list[list[float]]:
         messages = tuple(Message(role="user", content=each) for each in texts)
-        request = ModelRequest(
-            messages=messages, model=model, settings=ModelSettings(max_tokens=0)
-        )
-        async with self._paying_for(request, "embedding with") as paying:
+        request = ModelRequest(messages=messages, model=model)
+        async with self._paying_for(request, "embedding with", replies=0) as paying:
             vectors = await self._provider.embed(texts, model=model)
             paying.settle(None)  # providers do not say what it cost: the most
         return vectors
@@ -129,7 +156,7 @@ class _Metered(BaseProvider):
 
     @asynccontextmanager
     async def _paying_for(
-        self, request: ModelRequest, what: str = "model"
+        self, request: ModelRequest, what: str = "model", *, replies: int = 1
     ) -> AsyncGenerator[_Paying]:
         run = current_run()
         profile = self._provider.describe(request.model)
@@ -137,12 +164,14 @@ class _Metered(BaseProvider):
         async with AsyncExitStack() as stack:
             paying = _Paying(request)
             for gate in GATES.get():
-                paying.request, most, price = gate.bound(run, paying.request, profile)
+                paying.request, most, price = gate.bound(
+                    run, paying.request, profile, replies=replies
+                )
                 payment = await stack.enter_async_context(
                     gate.paying(run, most, what, durable=True)
                 )
-                payment.made = Amounts(requests=1)
                 paying.payments.append((payment, price))
+            paying.made()
             yield paying
 
 
@@ -152,6 +181,53 @@ class _Paying:
     def __init__(self, request: ModelRequest) -> None:
         self.request = request
         self.payments: list[tuple[Payment, Price]] = []
+        self._open: list[tuple[SpendLimits, Payment]] = []
+
+    async def begin(self, run: Run, profile: ModelProfile) -> None:
+        """Reserve in every ledger; whoever calls it ends it, by `end` or `fail`."""
+        what = f"model {self.request.model or profile.name}"
+        for gate in GATES.get():
+            with holding(*self._held()):
+                self.request, most, price = gate.bound(run, self.request, profile)
+                payment = await gate.begin(run, most, what)
+            self._open.append((gate, payment))
+            self.payments.append((payment, price))
+        if self._open:
+            await run.settle()
+        self.made()
+
+    async def next_of(
+        self, pieces: AsyncGenerator[ModelDelta | ModelReply]
+    ) -> ModelDelta | ModelReply | None:
+        """Return the next piece of an answer, or `None` after the last."""
+        with holding(*self._held()):
+            piece = await anext(pieces, None)
+        if isinstance(piece, ModelReply):
+            self.settle(piece)
+        return piece
+
+    async def end(self) -> None:
+        """Settle what a stream cost that came to its end."""
+        if any(payment.cost is None for payment, _ in self.payments):
+            self.settle(None)  # it ended without a reply
+        while self._open:
+            gate, payment = self._open.pop()
+            await gate.end(payment)
+
+    async def fail(self, error: BaseException) -> None:
+        """Settle what is still open of one that failed, or is not read any further."""
+        with anyio.move_on_after(CLEANUP_S, shield=True):
+            while self._open:
+                gate, payment = self._open.pop()
+                await gate.fail(payment, error)
+
+    def made(self) -> None:
+        """Say that the request goes out from here on."""
+        for payment, _ in self.payments:
+            payment.made = Amounts(requests=1)
+
+    def _held(self) -> Sequence[Payment]:
+        return [payment for payment, _ in self.payments]
 
     def settle(self, reply: ModelReply | None) -> None:
         """Say what it cost."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kaizen.errors import ModelError
+from kaizen.media import MAX_MEDIA_BYTES, Document, Media
 from kaizen.messages import Message, ModelProfile, ModelReply, ModelRequest, Usage
 from pydantic_core import to_json
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Price",
+    "UnknownBoundError",
     "UnknownPriceError",
     "cost_of",
     "cost_of_failure",
@@ -35,6 +37,30 @@ MESSAGE_TOKENS = 16
 TOOLING_TOKENS = 1_024
 """What a provider adds where there are tools: its own instructions, up to some hundreds."""
 
+DOCUMENT_TOKENS = 4
+"""What a byte of a document may come to: text in it is packed to a quarter, or so."""
+
+BOUNDS = frozenset(
+    (
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "maxOutputTokens",
+        "max_new_tokens",
+        "max_tokens_to_sample",
+        "num_predict",
+    )
+)
+"""How providers call the most tokens of a reply."""
+
+COUNTS = frozenset(
+    ("n", "best_of", "candidate_count", "candidateCount", "num_return_sequences")
+)
+"""How they call the number of replies that are written to one request."""
+
+INSIDE = ("extra_body", "options", "generation_config", "generationConfig")
+"""Where such fields stand, beside the top."""
+
 MILLION = 1_000_000
 _LOG = logging.getLogger("kaizen")
 
@@ -43,6 +69,12 @@ class UnknownPriceError(BudgetError):
     """Money is limited, and nobody says what a model costs."""
 
     code = "BUDGET_004"
+
+
+class UnknownBoundError(BudgetError):
+    """Money or tokens are limited, and nobody can say how long a request is answered."""
+
+    code = "BUDGET_005"
 
 
 class Price:
@@ -99,24 +131,63 @@ def _units(price: Decimal, profile: ModelProfile) -> int:
 
 
 def most_of(
-    request: ModelRequest, profile: ModelProfile, price: Price, terms: Terms
+    request: ModelRequest,
+    profile: ModelProfile,
+    price: Price,
+    terms: Terms,
+    *,
+    limited: bool = True,
+    replies: int = 1,
 ) -> tuple[ModelRequest, Amounts]:
     """Return the most that a request can cost, and the request that keeps to it.
 
     A token stands for at least one byte of UTF-8, so that there are no more tokens than
-    bytes. Where nobody says how long a reply may be, the request does from now on.
+    bytes. Where nobody says how long a reply may be, the request does from now on. A length
+    of none or less is none that all providers keep to, and counts as not said.
+
+    Args:
+        request: What is asked; what it has for its provider alone is read too.
+        profile: What its provider says of the model.
+        price: What tokens cost.
+        terms: What is assumed where nobody says.
+        limited: Whether money or tokens are.
+        replies: How many replies are written, unless the request wants more; 0 for none.
+
+    Raises:
+        UnknownBoundError: It is limited, and what it has for its provider bounds nothing.
     """
     window = profile.context_window or MAX_COUNT
     given = min(_tokens(request, terms), window)
-    longest = request.settings.max_tokens
-    limits = [each for each in (longest, profile.max_output_tokens) if each is not None]
+    extra = request.settings.extra
+    named = [request.settings.max_tokens or 0, *_numbers(extra, BOUNDS, limited=limited)]
+    longest = max(named)
+    limits = [each for each in (longest, profile.max_output_tokens or 0) if each > 0]
     if not limits:
         limits = [terms.assumed_output_tokens]
         settings = replace(request.settings, max_tokens=terms.assumed_output_tokens)
         request = replace(request, settings=settings)
-    written = min(*limits, window)
+    written = replies * min(*limits, window)
+    written *= max((1, *_numbers(extra, COUNTS, limited=limited)))
     usd = price.of(given, written)
     return request, Amounts.of((usd, given + written, 1, 0, 0))
+
+
+def _numbers(
+    extra: Mapping[str, Any], names: frozenset[str], *, limited: bool
+) -> Iterator[int]:
+    """Yield the numbers that a request has under some names for its provider."""
+    inside = (extra.get(each) for each in INSIDE)
+    for place in (extra, *(each for each in inside if isinstance(each, Mapping))):
+        for name in names.intersection(place):
+            value = place[name]
+            if type(value) is int and 0 < value <= MAX_COUNT:
+                yield value
+            elif limited:
+                raise UnknownBoundError(
+                    f"provider_config {name!r}",
+                    f"is {repr(value)[:50]}, which bounds nothing, and spending is limited",
+                    f"Give a whole number above 0, or leave {name!r} out.",
+                )
 
 
 def _tokens(request: ModelRequest, terms: Terms) -> int:
@@ -143,12 +214,34 @@ def _of_message(message: Message, terms: Terms) -> int:
     tokens = MESSAGE_TOKENS
     content = message.content
     for part in (content,) if isinstance(content, str) else content:
-        tokens += _bytes(part) if isinstance(part, str) else terms.media_tokens
+        tokens += _bytes(part) if isinstance(part, str) else _of_media(part, terms)
     for use in message.tool_uses:
         arguments = use.arguments
         text = arguments if isinstance(arguments, str) else to_json(arguments).decode()
         tokens += MESSAGE_TOKENS + len(use.id) + _bytes(use.name) + _bytes(text)
     return tokens + len(message.tool_use_id) + len(message.name)
+
+
+def _of_media(media: Media, terms: Terms) -> int:
+    """Return the most tokens of a medium, for a document by its size.
+
+    Providers scale pictures down to a size of their own; of documents they read it all.
+    """
+    if not isinstance(media, Document):
+        return terms.media_tokens
+    return max(terms.media_tokens, DOCUMENT_TOKENS * _size(media))
+
+
+def _size(media: Media) -> int:
+    """Return how many bytes there are; as many as can be, where nobody can tell."""
+    if media.data is not None:
+        return len(media.data)
+    if media.path is not None:
+        try:
+            return media.path.stat().st_size
+        except OSError:  # whoever sends it will say so
+            pass
+    return MAX_MEDIA_BYTES
 
 
 def _bytes(text: str) -> int:

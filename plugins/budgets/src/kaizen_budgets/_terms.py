@@ -41,7 +41,8 @@ class Terms(PluginSettings):
         default=16_384,
         ge=1,
         le=10**9,
-        description="Most tokens that an image, a recording or a document counts for.",
+        description="Most tokens that an image or a recording counts for, and the fewest "
+        "of a document, which counts for four a byte.",
     )
     lost: Literal["release", "charge"] = Field(
         default="release",

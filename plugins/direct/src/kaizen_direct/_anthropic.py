@@ -113,18 +113,21 @@ class AnthropicCodec:
         body.update(
             (name, value) for name, value in reserved(extra, _OURS) if name not in _APART
         )
-        if "thinking" in body and self._must_not_think(call):
+        if "thinking" in body and self._must_not_think(call, body["thinking"]):
             del body["thinking"]
         return body
 
-    def _must_not_think(self, call: Prepared) -> bool:
+    def _must_not_think(self, call: Prepared, thinking: Any) -> bool:
         """Whether thinking has to be off, since the turn began without it.
 
         A reply that is continued begins with text; and a turn with tools whose thoughts
-        are not there, since another model began it, cannot be gone on with in thoughts.
+        are not there, since another model began it, cannot be gone on with in thoughts
+        that are demanded. A model that thinks as it sees fit may have had none.
         """
         if call.request.prefix:
             return True
+        if not isinstance(thinking, Mapping) or thinking.get("type") != "enabled":
+            return False
         for message in reversed(call.request.messages):
             if message.role == "assistant":
                 return bool(message.tool_uses) and not self._thoughts(message)
@@ -180,8 +183,39 @@ class AnthropicCodec:
             }
             for use in message.tool_uses
         ]
+        thoughts = [dict(each) for each in self._thoughts(message)]
+        if woven := self._woven(message, thoughts, uses):
+            return woven
         said = [*blocks, *uses]
-        return [*map(dict, self._thoughts(message)), *said] if said else []
+        return [*thoughts, *said] if said else []
+
+    def _woven(
+        self, message: Message, thoughts: list[dict[str, Any]], uses: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the blocks in the order in which they came, if that can be told.
+
+        Signatures hold for thoughts in their places. Where the text or the calls are not
+        what came any more, there are no such places.
+        """
+        own = (message.provider_data or {}).get(self._name)
+        order = own.get("order") if isinstance(own, Mapping) else None
+        text = message.text
+        if not isinstance(order, list | tuple) or not all(_is_place(x) for x in order):
+            return []
+        lengths = [each for each in order if isinstance(each, int)]
+        counts = (order.count("thinking"), order.count("tool_use"), sum(lengths))
+        if counts != (len(thoughts), len(uses), len(text)):
+            return []
+        made: list[dict[str, Any]] = []
+        left = {"thinking": iter(thoughts), "tool_use": iter(uses)}
+        for each in order:
+            if not isinstance(each, int):
+                made.append(next(left[each]))
+                continue
+            piece, text = text[:each], text[each:]
+            if not _blank(piece):
+                made.append({"type": "text", "text": piece})
+        return made
 
     def read(self, data: Any) -> Answer:
         if not isinstance(data, dict):
@@ -269,7 +303,9 @@ class AnthropicAssembly:
         self._blocks[place] = dict(block)
         self._pieces[place] = []
         self.size += 64
-        text = block.get("text") if block.get("type") == "text" else None
+        if block.get("type") not in ("text", "thinking"):
+            return ModelDelta()  # a sign of life
+        text = block.get("text")
         return ModelDelta(text=text) if isinstance(text, str) and text else None
 
     def _delta(self, event: dict[str, Any]) -> ModelDelta | None:
@@ -287,7 +323,8 @@ class AnthropicAssembly:
             return ModelDelta(reasoning=text) if text else None
         if kind == "input_json_delta":
             self._add(place, text_of(delta.get("partial_json")))
-        elif kind == "signature_delta":
+            return ModelDelta()  # a sign of life
+        if kind == "signature_delta":
             block = self._blocks[place]
             block["signature"] = text_of(block.get("signature")) + text_of(
                 delta.get("signature")
@@ -321,15 +358,19 @@ def _answer(
     reasoning: list[str] = []
     thoughts: list[dict[str, Any]] = []
     uses: list[ToolUse] = []
+    order: list[str | int] = []
     for block in blocks:
         kind = block.get("type")
         if kind == "text":
             texts.append(text_of(block.get("text")))
+            order.append(len(texts[-1]))
         elif kind in ("thinking", "redacted_thinking"):
             thoughts.append(block)
+            order.append("thinking")
             reasoning.append(text_of(block.get("thinking")))
         elif kind == "tool_use":
             uses.append(_use(block))
+            order.append("tool_use")
     stop = stop if isinstance(stop, str) else "tool_use" if uses else "end_turn"
     return Answer(
         text="".join(texts),
@@ -338,8 +379,22 @@ def _answer(
         finish_reason=_FINISH.get(stop, stop),
         model=model[:200] if isinstance(model, str) else "",
         reasoning="\n\n".join(filter(None, reasoning)),
-        provider_data={name: {"thinking": thoughts}} if thoughts else None,
+        provider_data={name: _kept(thoughts, order)} if thoughts else None,
     )
+
+
+def _kept(thoughts: list[dict[str, Any]], order: list[str | int]) -> dict[str, Any]:
+    """Return what is wanted back: thoughts, and their places if they are not the first.
+
+    Places are told by the lengths of texts, as the message holds the texts themselves.
+    """
+    ranks = [0 if each == "thinking" else 2 if each == "tool_use" else 1 for each in order]
+    usual = ranks == sorted(ranks) and ranks.count(1) <= 1
+    return {"thinking": thoughts} if usual else {"thinking": thoughts, "order": order}
+
+
+def _is_place(value: Any) -> bool:
+    return value in ("thinking", "tool_use") or (type(value) is int and value >= 0)
 
 
 def _use(block: dict[str, Any]) -> ToolUse:
@@ -424,18 +479,25 @@ def _choice(extra: Mapping[str, Any]) -> dict[str, Any] | None:
     return made
 
 
-def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(schema: Any) -> dict[str, Any]:
     """Return a closed schema without the limits that Anthropic does not know.
 
-    They are told in the description instead, as Anthropic's own libraries do.
+    They are told in the description instead, as Anthropic's own libraries do. A schema may
+    be `true`, which is any value, or `false`, which is none.
     """
+    if not isinstance(schema, Mapping):
+        return {} if schema is True else {"description": f"{{schema: {schema}}}"}
     made: dict[str, Any] = {}
     told: list[str] = []
     for word, value in schema.items():
-        if word in _NESTED:
+        if word in _NESTED and isinstance(value, Mapping):
             made[word] = {name: _plain(each) for name, each in value.items()}
-        elif word in _LISTS:
+        elif word in _LISTS and isinstance(value, list | tuple):
             made[word] = [_plain(each) for each in value]
+        elif word == "oneOf" and isinstance(value, list | tuple) and "anyOf" not in schema:
+            made["anyOf"] = [_plain(each) for each in value]
+        elif word == "items" and value is False:
+            told.append("no items")
         elif word == "items":
             made[word] = _plain(value)
         elif word in _KNOWN or value in _TAKEN.get(word, ()):

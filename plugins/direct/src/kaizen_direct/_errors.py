@@ -8,7 +8,7 @@ single words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kaizen.errors import (
@@ -30,9 +30,11 @@ __all__ = ["lost", "missing_key", "refusal", "retry_after", "told"]
 MOST_S = 86_400.0
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]-]{0,63}")
 _QUOTA = re.compile(
-    r"insufficient_quota|billing|credit balance|exceeded your current quota|"
-    r"payment|(?:weekly|monthly) usage limit"
+    r"insufficient_quota|billing_(?:hard_limit|not_active|error)|credit balance|"
+    r"exceeded your current quota|(?:weekly|monthly) usage limit"
 )
+_QUOTA_CODE = re.compile(r"insufficient_quota|billing")
+_RATE_CODE = re.compile(r"rate_?limit.*|too_many_requests|requests|tokens")
 _CONTEXT = re.compile(
     r"context_length_exceeded|context[ _](?:length|window|size)|maximum context|"
     r"prompt is too long|too many (?:input )?tokens|request_too_large|"
@@ -81,7 +83,7 @@ def refusal(
     """
     spoken = _spoken(data)
     words = _words(data, key)
-    kind = _kind_of_status(status, spoken)
+    kind = _kind_of_status(status, spoken, _codes(data))
     delay = retry_after(headers) if kind in _DELAYED else None
     return _made(kind, provider, words, model, status, delay)
 
@@ -91,15 +93,27 @@ def told(provider: str, data: Any, *, key: str = "", model: str = "") -> ModelEr
     spoken = _spoken(data)
     status = data.get("code") if isinstance(data, dict) else None
     known = status if type(status) is int and 400 <= status < 600 else None
-    kind = _kind_of_status(known, spoken) if known else _kind_of_words(spoken)
+    codes = _codes(data)
+    kind = _kind_of_status(known, spoken, codes) if known else _kind_of_words(spoken, codes)
     return _made(kind, provider, _words(data, key), model, known, None)
 
 
-def _kind_of_status(status: int, spoken: str) -> type[ModelError]:
+def _is_quota(spoken: str, codes: Sequence[str]) -> bool:
+    """Whether waiting does not help, since what was paid for is used up.
+
+    Messages about a rate that is too high speak of billing and of payments, too, as ways
+    to raise it: so the codes decide wherever they say anything.
+    """
+    if any(map(_QUOTA_CODE.search, codes)):
+        return True
+    return not any(map(_RATE_CODE.fullmatch, codes)) and bool(_QUOTA.search(spoken))
+
+
+def _kind_of_status(status: int, spoken: str, codes: Sequence[str]) -> type[ModelError]:
+    if status == 402 or (status in (400, 403, 429) and _is_quota(spoken, codes)):
+        return ModelQuotaError
     if status in (401, 403):
         return ModelAuthError
-    if status == 402 or (status in (400, 403, 429) and _QUOTA.search(spoken)):
-        return ModelQuotaError
     if status == 429:
         return ModelRateLimitError
     if status in (408, 504):
@@ -115,9 +129,12 @@ def _kind_of_status(status: int, spoken: str) -> type[ModelError]:
     return ModelRequestError
 
 
-def _kind_of_words(spoken: str) -> type[ModelError]:
+def _kind_of_words(spoken: str, codes: Sequence[str]) -> type[ModelError]:
+    if _is_quota(spoken, codes):
+        return ModelQuotaError
+    if any(map(_RATE_CODE.fullmatch, codes)):
+        return ModelRateLimitError
     for pattern, kind in (
-        (_QUOTA, ModelQuotaError),
         (_RATE, ModelRateLimitError),
         (_CONTEXT, ModelContextError),
         (_FILTER, ModelFilterError),
@@ -252,6 +269,12 @@ def _spoken(data: Any) -> str:
             if isinstance(value, str):
                 found.append(value[:2_000])
     return "\n".join(found).lower()
+
+
+def _codes(data: Any) -> list[str]:
+    """Return the codes and types of a body, in lower case."""
+    found = (each.get(name) for each in _objects(data) for name in ("code", "type"))
+    return [value[:200].lower() for value in found if isinstance(value, str)]
 
 
 def _words(data: Any, key: str) -> str:

@@ -122,7 +122,8 @@ class Http:
 
         given = self._headers if self._headers is not None else self._with_key()
         if headers or content_type != "application/json":
-            given = httpx.Headers([*given, *(headers or {}).items()])
+            given = httpx.Headers(given)
+            given.update(headers)  # by name: one that is there is replaced
             given["content-type"] = content_type
         request = httpx.Request(
             "GET" if body is None else "POST",
@@ -216,17 +217,25 @@ class Http:
     def _make(self) -> httpx.AsyncClient:
         import httpx
 
-        limits = self.limits
-        return httpx.AsyncClient(
-            verify=self._trusted(),
-            trust_env=False,
-            follow_redirects=False,
-            proxy=limits.proxy or None,
-            limits=httpx.Limits(
-                max_connections=limits.connections,
-                max_keepalive_connections=min(limits.connections, 100),
-                keepalive_expiry=30,
-            ),
+        limits, trusted = self.limits, self._trusted()
+        try:
+            return httpx.AsyncClient(
+                verify=trusted,
+                trust_env=False,
+                follow_redirects=False,
+                proxy=limits.proxy or None,
+                limits=httpx.Limits(
+                    max_connections=limits.connections,
+                    max_keepalive_connections=min(limits.connections, 100),
+                    keepalive_expiry=30,
+                ),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            kind = type(error).__name__  # and no more: its words may hold a password
+        raise ConfigurationError(
+            "`proxy` of [plugins.direct]",
+            f"cannot be used ({kind})",
+            "Correct it; for socks5, install `httpx[socks]`.",
         )
 
     def _trusted(self) -> Any:
@@ -325,10 +334,10 @@ class Exchange:
             ModelError: It broke off, took too long, or is too large.
         """
         limit = self._http.limits.reply_bytes if limit is None else limit
-        self.check_encoding()
         parts: list[bytes] = []
         size = 0
         try:
+            self.check_encoding()
             while (part := await self.chunk()) is not None:
                 parts.append(part)
                 size += len(part)

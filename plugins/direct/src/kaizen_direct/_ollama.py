@@ -142,10 +142,11 @@ class OllamaAssembly:
 
     def _taken(self, message: dict[str, Any]) -> ModelDelta | None:
         text, reasoning = text_of(message.get("content")), text_of(message.get("thinking"))
-        for call in message.get("tool_calls") or ():
+        calls = message.get("tool_calls") or ()
+        for call in calls:
             self._uses.append(_use(call, len(self._uses)))
             self.size += 64
-        if not text and not reasoning:
+        if not text and not reasoning and not calls:
             return None
         if text:
             self._text.append(text)

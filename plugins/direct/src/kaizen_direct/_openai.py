@@ -66,7 +66,7 @@ class OpenAiCodec:
             if "tool_choice" in settings.extra:
                 body["tool_choice"] = settings.extra["tool_choice"]
         if call.output is not None and not self._words(call):
-            body["response_format"] = _response_format(call.output)
+            body["response_format"] = _response_format(call)
         if request.prefix and endpoint.extends:
             body["continue_final_message"] = True
             body["add_generation_prompt"] = False
@@ -161,7 +161,9 @@ class OpenAiAssembly:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refused = False
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._ids: dict[str, dict[str, Any]] = {}
+        self._latest: dict[int | None, dict[str, Any]] = {}
         self._stop: Any = None
         self._model = ""
         self._usage: Any = None
@@ -170,6 +172,8 @@ class OpenAiAssembly:
     def add(self, event: Any) -> ModelDelta | None:
         if type(event) is not dict:
             raise Unreadable
+        if event.get("error"):
+            raise Failed(event["error"])  # also where half a choice stands beside it
         choices = event.get("choices")
         if event.get("usage"):
             self._usage = event["usage"]
@@ -177,8 +181,6 @@ class OpenAiAssembly:
             self._model = _name(event.get("model"))
             self._tier = event.get("service_tier")
         if not choices:
-            if event.get("error"):
-                raise Failed(event["error"])
             if choices is None and not event.get("usage"):
                 raise Unreadable
             return None
@@ -201,13 +203,14 @@ class OpenAiAssembly:
         if text:
             self._text.append(text)
             self.size += len(text)
-        if delta.get("tool_calls"):
-            self._call(delta["tool_calls"])
+        calls = delta.get("tool_calls")
+        if calls:
+            self._call(calls)
         reasoning = _reasoning(delta)
         if reasoning:
             self._reasoning.append(reasoning)
             self.size += len(reasoning)
-        if text or reasoning:
+        if text or reasoning or calls:  # without a text, it is a sign of life
             return ModelDelta(text=text or "", reasoning=reasoning)
         return None
 
@@ -235,16 +238,20 @@ class OpenAiAssembly:
         call_id = text_of(piece.get("id"))
         place = piece.get("index")
         if type(place) is not int:
-            place = len(self._calls) if call_id else max(len(self._calls) - 1, 0)
-        known = self._calls.get(place)
-        if known is not None and call_id and known["id"] not in ("", call_id):
-            place = len(self._calls)
-            known = None
+            place = None
+        known = self._ids.get(call_id) if call_id else self._latest.get(place)
+        if known is None and call_id:
+            known = self._latest.get(place) if place is not None else None
+            if known is not None and known["id"]:
+                known = None
         if known is None:
-            known = {"id": call_id, "name": "", "arguments": []}
-            self._calls[place] = known
+            known = {"id": "", "name": "", "arguments": []}
+            self._calls.append(known)
             self.size += 64
-        known["id"] = known["id"] or call_id
+        if call_id:
+            known["id"] = call_id
+            self._ids[call_id] = known
+        self._latest[place] = self._latest[None] = known
         return known
 
     def answer(self) -> Answer:
@@ -259,7 +266,7 @@ class OpenAiAssembly:
         )
 
     def _uses(self) -> Iterator[ToolUse]:
-        for place, call in enumerate(self._calls.values()):
+        for place, call in enumerate(self._calls):
             arguments = call.get("whole") or "".join(call["arguments"]) or "{}"
             yield ToolUse(
                 id=call["id"] or f"call_{place}", name=call["name"], arguments=arguments
@@ -333,12 +340,20 @@ def _tool(spec: Any) -> dict[str, Any]:
     }
 
 
-def _response_format(output: Any) -> dict[str, Any]:
-    if not output.strict:
+def _response_format(call: Prepared) -> dict[str, Any]:
+    output = call.output
+    if output is None or not output.strict:
         return {"type": "json_object"}
     name = re.sub(r"[^A-Za-z0-9_-]", "_", output.name)[:64] or "output"
-    wanted = {"name": name, "strict": True, "schema": output.schema}
+    strict = call.request.output is not None or not _is_lax(call.request.settings.extra)
+    wanted = {"name": name, "strict": strict, "schema": output.schema}
     return {"type": "json_schema", "json_schema": wanted}
+
+
+def _is_lax(extra: Mapping[str, Any]) -> bool:
+    """Whether a user's `response_format` says itself that the schema is a mere hint."""
+    told = extra["response_format"].get("json_schema")
+    return isinstance(told, Mapping) and told.get("strict") is False
 
 
 def _use(call: Any, place: int) -> ToolUse:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import chain
+from typing import TypeAlias
 
 from kaizen_direct._settings import PriceSettings
 from kaizen_direct._wire import Counts
@@ -127,6 +129,10 @@ class Model:
         return (sent + came) / _MILLION
 
 
+_Found: TypeAlias = tuple[Model | None, Model | None, bool]
+"""What is known of a model, what it costs, and whether the settings say that."""
+
+
 class Catalogue:
     """The models of one endpoint.
 
@@ -150,7 +156,7 @@ class Catalogue:
         self._free = free
         self._rows: dict[str, list[Model]] | None = None
         self._day = date.min
-        self._found: dict[str, tuple[Model | None, Model | None]] = {}
+        self._found: dict[str, _Found] = {}
 
     def find(self, model: str) -> Model | None:
         """Return what is known of a model."""
@@ -164,16 +170,19 @@ class Catalogue:
         """Return what a request cost: nothing known is `None`, and never 0.
 
         Args:
-            models: The model under all the names that it has, best first.
+            models: The model under all the names that it has, best first; a price of the
+                settings for any of them goes before all that are bundled.
         """
-        for model in models:
-            price = self.priced(model) if model else None
-            if price is not None:
-                nothing = not counts.known and not counts.input and not counts.output
-                return None if counts.odd or nothing else price.cost(counts)
-        return None
+        nothing = not counts.known and not counts.input and not counts.output
+        found = [self._both(model) for model in models if model]
+        own = (price for _, price, is_own in found if is_own)
+        known = (price for _, price, _ in found if price is not None)
+        price = next(chain(own, known), None)
+        if price is None or counts.odd or nothing:
+            return None
+        return price.cost(counts)
 
-    def _both(self, model: str) -> tuple[Model | None, Model | None]:
+    def _both(self, model: str) -> _Found:
         today = datetime.now(UTC).date()
         if today != self._day:
             self._day = today
@@ -185,7 +194,7 @@ class Catalogue:
             found = self._found[model] = self._look(model, today)
         return found
 
-    def _look(self, model: str, today: date) -> tuple[Model | None, Model | None]:
+    def _look(self, model: str, today: date) -> _Found:
         if self._rows is None:
             self._rows = {}
             for row in _rows(self._name):
@@ -195,11 +204,11 @@ class Catalogue:
         known = _current(rows, today)
         own = [_own(each) for each in self._prices if each.model in (model, plain)]
         if price := _current([each for each in own if each.since <= today], today):
-            return known, price
+            return known, price, True
         if self._free:
             paid = model.endswith(("-cloud", ":cloud"))  # which Ollama does not run here
-            return known, None if paid else Model(name=model)
-        return known, known
+            return known, None if paid else Model(name=model), False
+        return known, known, False
 
 
 def _current(rows: Sequence[Model], today: date) -> Model | None:

@@ -33,7 +33,7 @@ from kaizen_direct._errors import told
 from kaizen_direct._http import Exchange, Http, Limits
 from kaizen_direct._keys import Keys
 from kaizen_direct._prices import Catalogue, Model
-from kaizen_direct._settings import PriceSettings
+from kaizen_direct._settings import PriceSettings, is_header
 from kaizen_direct._streams import DONE, Events, Lines, Splitter, TooLong
 from kaizen_direct._wire import (
     Answer,
@@ -258,7 +258,24 @@ class DirectProvider(BaseProvider):
             body,
             model=call.model,
             timeout_s=settings.timeout_s,
-            headers=settings.extra.get("extra_headers"),
+            headers=self._more_headers(settings.extra),
+        )
+
+    def _more_headers(self, extra: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Return the headers that a user adds to one request.
+
+        Raises:
+            ModelRequestError: They are none; it does not show them, as keys may be there.
+        """
+        given = extra.get("extra_headers")
+        if given is None:
+            return None
+        if isinstance(given, Mapping) and all(is_header(*each) for each in given.items()):
+            return given
+        raise ModelRequestError(
+            self.name,
+            "was given `extra_headers` with a name or a value that no header has",
+            "Change them in `provider_config`.",
         )
 
     def _read(self, exchange: Exchange, data: Any, call: Prepared) -> Answer:
@@ -407,7 +424,7 @@ class _Reader:
                 if delta is not None and self._seam is not None:
                     text = self._seam.without(delta.text)
                     delta = ModelDelta(text=text, reasoning=delta.reasoning)
-                if delta is not None and (delta.text or delta.reasoning):
+                if delta is not None:
                     deltas.append(delta)
         except Failed as failed:
             failure = self._owner.failed(failed.told, self._call.model)

@@ -90,7 +90,7 @@ class EndpointSettings(PluginSettings):
     @classmethod
     def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
         for name, line in value.items():
-            if not _HEADER.fullmatch(name) or not _LINE.fullmatch(line):
+            if not is_header(name, line):
                 raise ValueError("has a name or a value that no header has")
         return value
 
@@ -155,6 +155,13 @@ class DirectSettings(PluginSettings):
         default=None, description="Certificates to trust instead of the usual ones."
     )
 
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value():
+            check_proxy(value.get_secret_value())
+        return value
+
     @field_validator("endpoints")
     @classmethod
     def _have_names(cls, value: dict[str, EndpointSettings]) -> dict[str, EndpointSettings]:
@@ -180,6 +187,33 @@ def checked_url(value: str) -> str:
     if not _has_good_port(parts):
         raise ValueError("has a port that is none")
     return value.rstrip("/")
+
+
+def check_proxy(value: str) -> None:
+    """Look at the address of a proxy, which may hold a user and a password.
+
+    Raises:
+        ValueError: It is none; the message does not hold it.
+    """
+    problem = "is not the address of a proxy, such as http://user:password@host:port"
+    if not re.fullmatch(r"[\x21-\x5b\x5d-\x7e]+", value):
+        raise ValueError(problem)
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        raise ValueError(problem) from None
+    known = parts.scheme in ("http", "https", "socks5", "socks5h") and parts.hostname
+    if not known or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{problem}; some characters have to be written as %XX there")
+    if not _has_good_port(parts):
+        raise ValueError("has a port that is none")
+
+
+def is_header(name: object, line: object) -> bool:
+    """Whether a header may have this name and this value."""
+    if not isinstance(name, str) or not isinstance(line, str):
+        return False
+    return bool(_HEADER.fullmatch(name) and _LINE.fullmatch(line))
 
 
 def _has_good_port(parts: SplitResult) -> bool:

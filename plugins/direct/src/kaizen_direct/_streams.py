@@ -47,6 +47,10 @@ class _Held:
         if self._size > self._limit:
             raise TooLong
 
+    def ends_line(self) -> bool:
+        """Whether what is held ends with the end of a line."""
+        return bool(self._parts) and self._parts[-1].endswith(b"\n")
+
     def take(self, data: bytes = b"") -> bytes:
         """Return what is held and what follows it."""
         if not self._parts:
@@ -62,17 +66,19 @@ class Events:
 
     def __init__(self, limit: int) -> None:
         self._held = _Held(limit)
+        self._half = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        if b"\n" not in data:
-            self._held.add(data)
+        data, self._half = self._half + data, b""
+        if b"\r" in data:
+            if data.endswith(b"\r"):  # which may be the first half of a line's end
+                data, self._half = data[:-1], b"\r"
+            data = data.replace(b"\r\n", b"\n")
+        if b"\n\n" not in data and not (data[:1] == b"\n" and self._held.ends_line()):
+            if data:
+                self._held.add(data)  # and not looked at again, however many lines it has
             return []
-        buffer = self._held.take(data)
-        if b"\r" in buffer:
-            # The last one may be the first half of a line's end.
-            end = len(buffer) - buffer.endswith(b"\r")
-            buffer = buffer[:end].replace(b"\r\n", b"\n") + buffer[end:]
-        *events, rest = buffer.split(b"\n\n")
+        *events, rest = self._held.take(data).split(b"\n\n")
         if rest:
             self._held.add(rest)
         return [found for event in events if (found := _data(event))]

@@ -38,10 +38,12 @@ __all__ = [
 ]
 
 MOST = 10**12
-_HALF = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
 )
+"""Each escape as a whole, so that a backslash which is meant as one begins no other."""
 
 
 class Unreadable(Exception):
@@ -161,6 +163,8 @@ class Assembly(Protocol):
     def add(self, event: Any) -> ModelDelta | None:
         """Take an event, and return what of it is for the reader.
 
+        Of what no reader is shown, such as a tool call, an empty piece is a sign of life.
+
         Raises:
             Unreadable: It is of no shape that is known.
             Failed: It says that the rest will not come.
@@ -250,10 +254,14 @@ def parsed(data: bytes) -> Any:
     try:
         return from_json(data)
     except ValueError:
-        mended = _HALF.sub(rb"\\ufffd", data)
+        mended = _ESCAPE.sub(_mended, data)
         if mended == data:
             raise
     return from_json(mended)
+
+
+def _mended(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape["half"] else escape[0]
 
 
 def text_of(value: Any) -> str:

@@ -32,7 +32,9 @@ class Resilience:
         BaseAgent(..., hooks=[Resilience(fallbacks=["anthropic/claude-sonnet-4-5"])])
 
     With the plugin, its limits and its circuit breakers hold as well: they belong to all
-    who ask. Serves one event loop at a time.
+    With the plugin, its limits and its circuit breakers hold as well: they belong to all
+    who ask. Breakers of its own it has beside them if its settings say so
+    (`circuit_failures`, `circuit_open_s`). Serves one event loop at a time.
 
     Args:
         random: Where chance comes from.

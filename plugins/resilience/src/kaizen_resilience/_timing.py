@@ -16,6 +16,7 @@ from kaizen.runlog import Gap, ModelRequested, ReasoningDelta, TextDelta
 
 if TYPE_CHECKING:
     from kaizen.run import Run
+    from kaizen.runlog import StreamEvent
 
     from kaizen_resilience._settings import ResilienceSettings
 
@@ -135,14 +136,18 @@ async def streamed_in_time(
 
 
 def _complete(error: ModelError, seen: ModelReply | None) -> None:
-    """Let an error say what was read of the reasoning too, if its provider does not."""
-    partial = error.partial
-    if seen is not None and seen.reasoning and not (partial and partial.reasoning):
-        error.partial = replace(partial or ModelReply(), reasoning=seen.reasoning)
+    """Let an error say what was read, whoever raised it and whatever they know of that."""
+    if seen is not None and (seen.text or seen.reasoning):
+        partial = error.partial or ModelReply()
+        reasoning = seen.reasoning or partial.reasoning
+        error.partial = replace(partial, text=seen.text, reasoning=reasoning)
 
 
 class _Watch:
     """Follows one request in the log of its run, and cancels it when it is too slow.
+
+    Pieces that show nothing make no event, but let the log's pulse grow. That is looked at
+    only when the time is up, so that a stream which is in time pays nothing for it.
 
     Attributes:
         scope: That of the request.
@@ -150,6 +155,10 @@ class _Watch:
 
     def __init__(self, run: Run, settings: ResilienceSettings, timeout_s: float) -> None:
         self.scope: CancelScope = run.plan.new_scope()
+        self._clock: CancelScope = run.plan.new_scope()
+        self._new_scope = run.plan.new_scope
+        self._log = run.log
+        self._pulse = self._first_pulse = run.log.pulse
         self._first_s = settings.first_token_s or inf
         self._between_s = settings.between_tokens_s or inf
         self._timeout_s = timeout_s
@@ -163,19 +172,30 @@ class _Watch:
         self._missed = False
 
     async def follow(self) -> None:
-        """Move the deadline with each event, until `end`."""
-        async for event in self._events:
-            if isinstance(event, TextDelta):
-                self._texts.append(event.text)
+        """Move the deadline with each event, and look at the clock, until `end`."""
+        while True:
+            with self._clock:
+                async for event in self._events:
+                    self._see(event)
+                return
+            self._clock = self._new_scope()
+            if self._is_silence and self._log.pulse != self._pulse:
                 self._allow(self._between_s)
-            elif isinstance(event, ReasoningDelta):
-                self._thoughts.append(event.text)
-                self._allow(self._between_s)
-            elif isinstance(event, ModelRequested):
-                self._latest = current_time() + self._whole_s
-                self._allow(self._first_s)
-            elif isinstance(event, Gap):
-                self._missed = True
+            else:
+                self.scope.cancel()
+
+    def _see(self, event: StreamEvent) -> None:
+        if isinstance(event, TextDelta):
+            self._texts.append(event.text)
+            self._allow(self._between_s)
+        elif isinstance(event, ReasoningDelta):
+            self._thoughts.append(event.text)
+            self._allow(self._between_s)
+        elif isinstance(event, ModelRequested):
+            self._latest = current_time() + self._whole_s
+            self._allow(self._first_s)
+        elif isinstance(event, Gap):
+            self._missed = True
 
     def end(self) -> None:
         """Follow what there is, and no more."""
@@ -186,7 +206,8 @@ class _Watch:
         """What there was too little time for, if it was cancelled."""
         if not self._is_silence:
             return _within(self._timeout_s)
-        more = " more" if self._texts or self._thoughts or self._missed else ""
+        came = self._texts or self._thoughts or self._pulse != self._first_pulse
+        more = " more" if came or self._missed else ""
         return f"sent nothing{more} for {self._silence_s:g} s"
 
     def partial(self) -> ModelReply | None:
@@ -200,15 +221,18 @@ class _Watch:
 
         So the timer need not be set anew for each piece of a stream that is in time.
         """
+        if self.scope.cancel_called:
+            return
         earliest = current_time() + seconds
+        self._pulse = self._log.pulse
         self._silence_s = seconds
         self._is_silence = earliest <= self._latest
         if not self._is_silence:
             earliest = latest = self._latest
         else:
             latest = min(earliest + seconds / 8, self._latest)
-        if not earliest <= self.scope.deadline <= latest:
-            self.scope.deadline = latest
+        if not earliest <= self._clock.deadline <= latest:
+            self._clock.deadline = latest
 
 
 def _with_grace(timeout_s: float) -> float:

@@ -24,12 +24,15 @@ class Traffic:
 
     Attributes:
         breakers: The circuit breakers.
+        has_own_circuit: Whether the settings say when they open, or for how long.
     """
 
     def __init__(self, settings: ResilienceSettings) -> None:
         self._limits = settings.limits
         self._gates: dict[str, Gate] = {}
         self.breakers = Breakers(settings)
+        said = {"circuit_failures", "circuit_open_s"} & settings.model_fields_set
+        self.has_own_circuit = bool(said)
 
     def gate(self, provider: str) -> Gate | None:
         """Return what calls to a provider have to pass, if there is anything."""

@@ -8,6 +8,10 @@ A mount needs something to be mounted on. Where a protected name does not exist,
 is put there for the time of the command: a socket that nobody listens to, which git and
 others do not see, or a file that says nothing. It is marked by its time, so that what a
 program that was killed left behind is known for what it is.
+
+A mount holds on to what it was mounted on, and not to its name. Who replaces a protected
+name from outside, as git and editors do, takes its protection away: what is mounted is
+remembered, so that a command does not outlast that.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from kaizen_tools._order import is_below, parents_between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kaizen_tools._order import Confinement, Order
 
@@ -36,6 +40,7 @@ _NEUTRAL = {
 }
 _TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
 _NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc")
+_TRY_AGAIN_MS = 10
 
 
 class Placeholders:
@@ -48,13 +53,17 @@ class Placeholders:
     def __init__(self, wanted: Confinement) -> None:
         self._wanted = wanted
         self._roots: list[int] = []
-        self._points: list[str] = []
+        self._points: dict[str, tuple[int, int] | None] = {}
 
-    def make(self) -> tuple[str, ...]:
+    def make(self, is_asked: Callable[[int], bool]) -> tuple[str, ...] | None:
         """Make what is missing.
 
+        Args:
+            is_asked: Waits so many milliseconds, and says whether to stop.
+
         Returns:
-            What has to be mounted for reading to protect what is protected.
+            What has to be mounted for reading to protect what is protected; `None` if it
+            was asked to stop while others kept the place.
 
         Raises:
             OSError: A protected name is a link, on which nothing can be mounted; or the
@@ -64,15 +73,21 @@ class Placeholders:
         for path in roots:
             opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._roots.append(opened)
-            fcntl.flock(opened, fcntl.LOCK_SH)
+            while not _is_shared(opened):
+                if is_asked(_TRY_AGAIN_MS):
+                    return None
         points = {
             point
             for root in roots
             for path in self._wanted.kept
             if is_below(path, root) and (point := _point(root, path)) is not None
         }
-        self._points = sorted(points)
+        self._points = {point: _identity(point) for point in sorted(points)}
         return tuple(self._points)
+
+    def are_replaced(self) -> bool:
+        """Say whether something else is now where a command finds something mounted."""
+        return any(_identity(point) != was for point, was in self._points.items())
 
     def remove(self) -> None:
         """Take away what was made, if no other command needs it."""
@@ -88,6 +103,22 @@ class Placeholders:
             for opened in self._roots:
                 os.close(opened)
             self._roots = []
+
+
+def _is_shared(opened: int) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _point(root: str, path: str) -> str | None:
@@ -161,7 +192,8 @@ class Wrapper:
         Args:
             kept: What is mounted for reading.
         """
-        mounts = {**self._mounts, order.home: ("--bind", order.home, order.home)}
+        mounts = {**_hidden(self._wanted), **self._mounts}
+        mounts[order.home] = ("--bind", order.home, order.home)
         mounts.setdefault(_TEMPORARY, ("--bind", order.temporary, _TEMPORARY))
         mounts.update(_pinned(self._wanted, kept, mounts))
         mounts.update({path: ("--ro-bind", path, path) for path in kept})
@@ -180,17 +212,23 @@ def _mounts(wanted: Confinement) -> dict[str, tuple[str, ...]]:
     roots = [root.path for root in wanted.roots]
     mounts: dict[str, tuple[str, ...]] = {
         "/dev": ("--dev", "/dev"),
-        "/proc": ("--proc", "/proc"),
+        # Root could change the settings of the machine in `/proc/sys`.
+        "/proc": ("--proc", "/proc", "--remount-ro", "/proc"),
     }
     for path in (*wanted.system, *wanted.readable):
         if not any(path == root or is_below(path, root) for root in roots):
             mounts[path] = _read_only(path)
+    mounts.update({path: ("--bind", path, path) for path in roots})
+    return mounts
+
+
+def _hidden(wanted: Confinement) -> dict[str, tuple[str, ...]]:
+    mounts: dict[str, tuple[str, ...]] = {}
     for path in wanted.hidden:
         if os.path.isdir(path):  # noqa: PTH112 - paths are strings here
             mounts[path] = ("--tmpfs", path, "--remount-ro", path)
         elif os.path.exists(path):  # noqa: PTH110
             mounts[path] = ("--ro-bind", "/dev/null", path)
-    mounts.update({path: ("--bind", path, path) for path in roots})
     return mounts
 
 

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, Self
 
 import anyio
 from anyio.to_thread import run_sync
@@ -46,11 +47,12 @@ async def started(
         directory: The descriptor of the directory that it runs in.
         order: Returns the order, given the path of a private directory.
     """
-    with ExitStack() as stack:
+    with _Beginning() as beginning:
         # Nothing that a thread has made may be lost because nobody waits for it any more.
         with anyio.CancelScope(shield=True):
-            begin = partial(_begin, spawner, directory, order, stack)
+            begin = partial(beginning.begin, spawner, directory, order)
             private, control, outputs, unsent = await run_sync(begin)
+        beginning.take()
         running = Running(control, outputs, settings, max_chars)
         try:
             await running.send(unsent)
@@ -64,33 +66,65 @@ async def started(
                         await run_sync(remove, abandon_on_cancel=True)
 
 
-def _begin(
-    spawner: Spawner, directory: int, order: Callable[[str], Order], stack: ExitStack
-) -> tuple[str, socket.socket, tuple[int, int], bytes]:
-    """Start a supervisor, and send it as much of the order as it takes at once.
+class _Beginning:
+    """A thread that starts a command, and who waits for it, who may stop to wait.
 
-    Returns:
-        A private directory for its command, with `home` and `tmp` in it; the socket of the
-        supervisor; what to read the command's outputs from; and the rest of the order.
+    A task of asyncio that is cancelled by its own means does not care for a shield. The
+    thread then goes on alone: it sends no order any more, and closes what it has opened.
     """
-    private = tempfile.mkdtemp(prefix="kaizen-")
-    try:
-        for name in ("home", "tmp"):
-            os.mkdir(f"{private}/{name}", 0o700)  # noqa: PTH102 - once per command
-        read, write = _pipes(stack)
-        try:
-            control = spawner.start([directory, *write])
-        finally:
-            for descriptor in write:
-                os.close(descriptor)
-        stack.callback(control.close)
-        text = order(private).encoded()
-        with suppress(ConnectionError):
-            text = text[control.send(text) :]
-    except BaseException:
-        rmtree(private, ignore_errors=True)
-        raise
-    return private, control, read, text
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened = ExitStack()
+        self._is_over = False
+        self._is_taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._is_over = True
+            self._opened.close()
+
+    def take(self) -> None:
+        """Say that somebody looks after the private directory from here."""
+        self._is_taken = True
+
+    def _remove(self, private: str) -> None:
+        if not self._is_taken:
+            rmtree(private, ignore_errors=True)
+
+    def begin(
+        self, spawner: Spawner, directory: int, order: Callable[[str], Order]
+    ) -> tuple[str, socket.socket, tuple[int, int], bytes]:
+        """Start a supervisor, and send it as much of the order as it takes at once.
+
+        Returns:
+            A private directory for its command, with `home` and `tmp` in it; the socket of
+            the supervisor; what to read the command's outputs from; and the rest of the
+            order.
+        """
+        with ExitStack() as opened:
+            private = tempfile.mkdtemp(prefix="kaizen-")
+            opened.callback(self._remove, private)
+            for name in ("home", "tmp"):
+                os.mkdir(f"{private}/{name}", 0o700)  # noqa: PTH102 - once per command
+            read, write = _pipes(opened)
+            try:
+                control = spawner.start([directory, *write])
+            finally:
+                for descriptor in write:
+                    os.close(descriptor)
+            opened.callback(control.close)
+            text = order(private).encoded()
+            with self._lock:
+                if self._is_over:
+                    raise RuntimeError("nobody waits for the command any more")
+                with suppress(ConnectionError):
+                    text = text[control.send(text) :]
+                self._opened = opened.pop_all()
+        return private, control, read, text
 
 
 def _pipes(stack: ExitStack) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -106,7 +140,8 @@ class Running:
     """A command that was started, with its supervisor.
 
     Attributes:
-        why: Why it was stopped: `time`, `output`, `processes`, or `""`.
+        why: Why it was stopped: `time`, `output`, `processes`, `replaced`,
+            or `""`.
         left: What could not be killed, in words, or `""`.
     """
 
@@ -122,6 +157,7 @@ class Running:
         self._settings = settings
         self._report = b""
         self._ended = False
+        self._is_over = False
         self._stdout = Captured(keep=max_chars)
         self._stderr = Captured(keep=max_chars)
         self._exit_code = 128 + signal.SIGKILL
@@ -154,6 +190,8 @@ class Running:
 
     async def end(self) -> None:
         """Stop the command if it still runs, and wait until it is gone."""
+        if self._is_over:
+            return
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(self._settings.grace_s + _KILL_S):
                 with suppress(OSError):
@@ -162,6 +200,7 @@ class Running:
             if not self._ended:
                 self._kill()
             await self._read_report()
+            self._is_over = True
 
     def result(self, max_chars: int) -> dict[str, Any]:
         """Return what the model is told."""
@@ -229,7 +268,7 @@ class Running:
         if self.is_reported:
             code, left, why = self._report.decode().split("\n")[1].split(" ")
             self._exit_code = int(code)
-            if why == "processes":
+            if why in ("processes", "replaced"):
                 self.why = why
             if left != "0":
                 self.left = f"processes that could not be killed: {left}"
@@ -245,6 +284,7 @@ class Running:
         notices = {
             "output": f"it wrote over {self._settings.max_output_bytes} bytes",
             "processes": f"it had over {self._settings.processes} processes",
+            "replaced": "somebody else replaced a protected name, and so unprotected it",
         }
         stopped = f"\n[stopped: {notices[self.why]}]" if self.why in notices else ""
         return stopped + (f"\n[{self.left}]" if self.left else "")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from anyio.to_thread import run_sync
 from kaizen.errors import ConfigurationError
 
 from kaizen_tools._order import Confinement, is_below
+from kaizen_tools._python import python_paths
 from kaizen_tools._roots import Roots
 from kaizen_tools._seccomp import ARCHITECTURES, filter_program
 from kaizen_tools._settings import BashSettings
@@ -32,6 +37,8 @@ OF_ROOT = (
     *("/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/krb5.keytab"),
 )
 """What root alone can read, and so is hidden from commands that root runs."""
+PRIVATE_IN = ("/etc", "/opt")
+"""Where more of that may be: what others cannot read there is hidden too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +50,17 @@ class Sandbox:
         problem: Why nobody does, or why nobody better does.
         network: Whether they may reach the network.
         confinement: What they may see and change.
+        python: Directories below the roots that they cannot change, since this program runs
+            what is there.
+        exposed: Those that they can change all the same.
     """
 
     backend: Backend
     problem: str = ""
     network: bool = True
     confinement: Confinement | None = None
+    python: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
 
     def temporary(self, private: str) -> str:
         """Return the path that a command knows its temporary directory by."""
@@ -80,7 +92,8 @@ async def find_sandbox(
     for backend in backends:
         if wanted not in ("auto", backend):
             continue
-        sandbox, problem = _described(backend, settings, roots, directory)
+        describe = partial(_described, backend, settings, roots, directory)
+        sandbox, problem = await run_sync(describe)
         problem = problem or await trial(sandbox)
         if not problem:
             return sandbox
@@ -109,13 +122,17 @@ def _described(
         return Sandbox(backend="none"), "the program `bwrap` is not installed"
     network = settings.network
     calls = filter_program(machine, namespaces=isolated, network=network)
-    kept = _kept(roots, settings.protected)
+    folders = [root.path for root in roots if not root.file]
+    python = python_paths(folders, is_path_writable=settings.writable_python_path)
+    kept = _kept(folders, settings.protected, python.kept)
+    readable = tuple(_readable(settings, directory))
+    shown = [*_named(settings, directory), *readable, *(root.path for root in roots)]
     confinement = Confinement(
         backend=backend,
         program=program,
         system=tuple(_existing(SYSTEM)),
-        readable=tuple(_readable(settings, directory)),
-        hidden=OF_ROOT if os.geteuid() == 0 else (),
+        readable=readable,
+        hidden=_hidden([*shown, *_programs(), program]) if os.geteuid() == 0 else (),
         roots=tuple(
             root.identity
             for root in roots
@@ -125,12 +142,21 @@ def _described(
         network=network,
         program_filter=calls.hex(),
     )
-    return Sandbox(backend=backend, network=network, confinement=confinement), ""
+    sandbox = Sandbox(
+        backend=backend,
+        network=network,
+        confinement=confinement,
+        python=python.kept,
+        exposed=python.exposed,
+    )
+    return sandbox, ""
 
 
-def _kept(roots: Roots, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the protected paths below directories among the roots, none below another."""
-    paths = {f"{root.path}/{name}" for root in roots if not root.file for name in names}
+def _kept(
+    folders: Sequence[str], names: Sequence[str], more: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the protected paths below roots, none below another."""
+    paths = {*more, *(f"{folder}/{name}" for folder in folders for name in names)}
     return tuple(
         path for path in sorted(paths) if not any(is_below(path, each) for each in paths)
     )
@@ -150,20 +176,58 @@ def _bubblewrap(named: Path | None, directory: Path, roots: Roots) -> str:
 def _readable(settings: BashSettings, directory: Path) -> Iterator[str]:
     """Give what is shown beside the system, none of it twice."""
     home = str(Path.home())
-    programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    known = [path for path in (sys.prefix, sys.base_prefix, *programs) if path[:1] == "/"]
     # A program may be in a home, but the home is not shown for it.
-    real = [os.path.realpath(path) for path in known]
-    shown = [path for path in real if path != home and not is_below(home, path)]
-    named = [
-        os.path.realpath(Path(directory, path.expanduser())) for path in settings.readable
-    ]
+    shown = [path for path in _programs() if path != home and not is_below(home, path)]
     resolver = RESOLVER if settings.network else ()
     given = list(_existing(SYSTEM))
-    for path in _existing((*resolver, *named, *shown)):
+    for path in _existing((*resolver, *_named(settings, directory), *shown)):
         if not any(path == each or is_below(path, each) for each in given):
             given.append(path)
             yield path
+
+
+def _named(settings: BashSettings, directory: Path) -> list[str]:
+    """Return what the settings want to be shown."""
+    return [
+        os.path.realpath(Path(directory, path.expanduser())) for path in settings.readable
+    ]
+
+
+def _programs() -> list[str]:
+    """Return where this Python and other programs are."""
+    programs = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    known = (sys.prefix, sys.base_prefix, *programs)
+    return [os.path.realpath(path) for path in known if path[:1] == "/"]
+
+
+def _hidden(shown: Sequence[str]) -> tuple[str, ...]:
+    """Return what only root can read, except for what is shown; none below another."""
+    found = [path for top in PRIVATE_IN for path in _private(top, shown, closed=False)]
+    return (*OF_ROOT, *found)
+
+
+def _private(directory: str, shown: Sequence[str], *, closed: bool) -> Iterator[str]:
+    """Give what is below a directory and not for others.
+
+    Args:
+        closed: Whether the directory is not for others itself.
+    """
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    for entry in entries:
+        path = entry.path
+        if entry.is_symlink() or path in OF_ROOT or path in shown:
+            continue
+        is_directory = entry.is_dir(follow_symlinks=False)
+        needed = stat.S_IXOTH if is_directory else stat.S_IROTH
+        with suppress(OSError):  # It may be gone.
+            is_closed = closed or not entry.stat(follow_symlinks=False).st_mode & needed
+            if is_closed and not any(is_below(each, path) for each in shown):
+                yield path
+            elif is_directory:
+                yield from _private(path, shown, closed=is_closed)
 
 
 def _existing(paths: Sequence[str]) -> Iterator[str]:

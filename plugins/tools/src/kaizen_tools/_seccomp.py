@@ -48,7 +48,7 @@ _LAST = 469
 _NEW_NAMESPACES = 0x7E020000
 _SET_IDS = 0o6000
 _O_CREAT, _O_TMPFILE = 0o100, 0o20000000
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_AF_INET, _AF_INET6, _AF_NETLINK = 2, 10, 16
 _NETLINK_ROUTE = 0
 _SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
 _IOCTLS = (
@@ -185,22 +185,20 @@ def _rules(*, namespaces: bool, network: bool) -> dict[str, Rule]:
 def _of_sockets(*, namespaces: bool, network: bool) -> dict[str, Rule]:
     """Return what sockets there are not.
 
-    One that is bound to a path or a name reaches programs outside, which do what they are
-    asked to: where the view of files or of the network is that of everybody, none is made.
-    Neither is a pair for datagrams, whose ends can be turned to others.
+    One of this machine, bound to a path or a name, reaches programs outside, which do what
+    they are asked to; and paths in a root are seen by everybody. So none is made, and no
+    pair for datagrams either, whose ends can be turned to others.
     """
     families: list[int] = []
-    if namespaces and not network:
-        families.append(_AF_UNIX)
     if namespaces or network:
         families += [_AF_INET, _AF_INET6, _AF_NETLINK]
     other = (_is_not(0, *families),) if families else ()
     netlink = (Test(0, (_AF_NETLINK,)), _is_not(2, _NETLINK_ROUTE))
-    rules = {"socket": Rule((other, netlink) if families else ())}
-    if _AF_UNIX not in families:
-        kind = Test(1, (_SOCK_STREAM, _SOCK_SEQPACKET), equal=False, mask=0xF)
-        rules["socketpair"] = Rule(((kind,),))
-    return rules
+    kind = Test(1, (_SOCK_STREAM, _SOCK_SEQPACKET), equal=False, mask=0xF)
+    return {
+        "socket": Rule((other, netlink) if families else ()),
+        "socketpair": Rule(((kind,),)),
+    }
 
 
 def _has(argument: int, bits: int) -> Test:

@@ -174,6 +174,11 @@ class BashSettings(PluginSettings):
         description="Names below each root that commands in a sandbox can only read, "
         "whether they exist or not.",
     )
+    writable_python_path: bool = Field(
+        default=False,
+        description="Whether commands in a sandbox may change, below the roots, the "
+        "folders that this Python imports from; its environment they never can.",
+    )
     env: tuple[VariableName, ...] = Field(
         default=(),
         max_length=1000,

@@ -29,9 +29,12 @@ _LOG = logging.getLogger("kaizen.tools")
 _MAX_COMMAND = 100_000
 _MARGIN_S = 20.0
 _TRIAL_S = 10.0
-_TRIAL = 'set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" && echo confined'
+_TRIAL = """
+set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" || exit
+(: >>/proc/sys/kernel/core_pattern) 2>/dev/null || echo confined"""
 """Says so only if it runs, may write where it may, and sees nothing beside that: not what
-is beside its home, unless that is in a root."""
+is beside its home, unless that is in a root. Not even root may open the settings of the
+machine for writing; nothing is written."""
 _NO_SANDBOX = """\
 It is not confined: it may do whatever the user may, and its clean environment hides no
 secret from it."""
@@ -57,6 +60,12 @@ async def opened_shell(
     sandbox = await find_sandbox(settings.bash, roots, directory, trial)
     if sandbox.backend == "none":
         _LOG.warning("bash_command is not confined: %s", sandbox.problem)
+    for path in sandbox.exposed:
+        _LOG.warning(
+            "bash_command can change %r, and this program runs what is there, unconfined. "
+            "Keep `roots` away from it",
+            path,
+        )
     async with _shell(roots, settings, sandbox) as shell:
         yield shell
 
@@ -201,7 +210,10 @@ class Shell:
         ]
         if protected:
             bounds.append(f"What it can only read there: {', '.join(protected)}.")
-        if protected and sandbox.backend == "landlock":
+        if sandbox.python:
+            paths = ", ".join(repr(path) for path in sandbox.python)
+            bounds.append(f"It can only read what runs this program: {paths}.")
+        if (protected or sandbox.python) and sandbox.backend == "landlock":
             bounds.append(
                 "Directories that hold, or could hold, one of these take no new names, and "
                 "lose none; the files and directories in them can be changed. No rights, "

@@ -57,7 +57,7 @@ def _wait_and_supervise(terms: Terms, requests: socket.socket, over: int) -> Non
 
     received: list[int] = []
     try:
-        starting = prepare(terms, over)
+        starting = prepare(terms, [over, requests.fileno()])
         _, received, _, _ = socket.recv_fds(requests, 1, _DESCRIPTORS)
         if not received:
             starting.give_up()
@@ -90,4 +90,7 @@ if __name__ == "__main__":
     _find_siblings()
     from kaizen_tools import _supervisor  # noqa: F401 - once, and not after each fork
 
-    serve(socket.socket(fileno=os.dup(0)))
+    asked = socket.socket(fileno=os.dup(0))
+    # What runs must not keep the socket open: requests to nobody would then be waited for.
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    serve(asked)

@@ -33,6 +33,7 @@ class Spawner:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+        self._is_closed = False
 
     def start(self, descriptors: Sequence[int]) -> socket.socket:
         """Start a supervisor, which waits for its order.
@@ -42,6 +43,9 @@ class Spawner:
 
         Returns:
             The socket that it takes its order from, and reports to.
+
+        Raises:
+            RuntimeError: This was closed.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -58,9 +62,12 @@ class Spawner:
     def close(self) -> None:
         """End the program, and wait until it is gone."""
         with self._lock:
+            self._is_closed = True
             self._end()
 
     def _request(self, descriptors: Sequence[int]) -> None:
+        if self._is_closed:
+            raise RuntimeError("no more commands are started")
         if self._requests is not None:
             with suppress(OSError):  # It was killed; there is another one.
                 socket.send_fds(self._requests, [b"."], descriptors)

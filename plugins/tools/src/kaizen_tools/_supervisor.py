@@ -32,31 +32,39 @@ _KILL_S = 10.0
 _REMOVE_S = 3.0
 _FREEZES = 20
 _OF_BUBBLEWRAP = 2
+_ASKED = 128 + signal.SIGTERM
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
-def prepare(terms: Terms, own: int) -> Starting:
+def prepare(terms: Terms, own: Sequence[int]) -> Starting:
     """Do what can be done before there is an order.
 
     Args:
-        own: A descriptor that the command must not hold open.
+        own: Descriptors that the command must not hold open.
     """
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # The command is never deaf to them, however early they come.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL)
     _become_subreaper()
     _become_urgent()
     channel, theirs = socket.socketpair()
     process = os.fork()
     if not process:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             channel.close()
-            os.close(own)
+            for descriptor in own:
+                os.close(descriptor)
             become_command(terms, theirs)
         finally:
             os._exit(NOT_STARTED)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     theirs.close()
     return Starting(process, channel)
 
@@ -111,26 +119,47 @@ def supervise(
     order = Order.decoded(text)
     placeholders = _placeholders(terms)
     try:
-        try:
-            _require_program(order.command[0])
-            starting.run(placeholders.make() if placeholders is not None else ())
-        except OSError as error:
-            starting.give_up()
-            remove_tree(order.private, float("inf"))
-            os.write(outputs[1], f"the command could not be started: {error}\n".encode())
-            _send_report(control, f"0 0\n{NOT_STARTED} 0 \n")
-            return
-        for descriptor in (directory, *outputs):
-            os.close(descriptor)
-        _send_report(control, f"{os.getpid()} {starting.process}\n")
-        status, left, stopped = _watch(terms, starting.process, control)
+        report = _refused(starting, order, control, outputs[1], placeholders)
+        if not report:
+            for descriptor in (directory, *outputs):
+                os.close(descriptor)
+            _send_report(control, f"{os.getpid()} {starting.process}\n")
+            watched = _watch(terms, starting.process, control, placeholders)
+            status, left, stopped = watched
+            report = f"{_exit_code(status)} {left} {stopped}\n"
     finally:
         if placeholders is not None:
             placeholders.remove()
         remove_tree(order.private, time.monotonic() + _REMOVE_S)
-    _send_report(control, f"{_exit_code(status)} {left} {stopped}\n")
+    _send_report(control, report)
     # What is still there is much, and nobody has to wait for its end.
     remove_tree(order.private, float("inf"))
+
+
+def _refused(
+    starting: Starting,
+    order: Order,
+    control: int,
+    errors: int,
+    placeholders: Placeholders | None,
+) -> str:
+    """Let a command run, if it can, and if it is still wanted.
+
+    Returns:
+        The report, if it does not run.
+    """
+    try:
+        _require_program(order.command[0])
+        kept = _protected(placeholders, control)
+        if kept is not None:
+            starting.run(kept)
+            return ""
+    except OSError as error:
+        starting.give_up()
+        os.write(errors, f"the command could not be started: {error}\n".encode())
+        return f"0 0\n{NOT_STARTED} 0 \n"
+    starting.give_up()
+    return f"0 0\n{_ASKED} 0 asked\n"
 
 
 def remove_tree(path: str, deadline: float) -> None:
@@ -162,17 +191,34 @@ def _placeholders(terms: Terms) -> Placeholders | None:
     return Placeholders(wanted) if wanted is not None and is_wrapped else None
 
 
-def _watch(terms: Terms, child: int, control: int) -> tuple[int, int, str]:
+def _protected(placeholders: Placeholders | None, control: int) -> tuple[str, ...] | None:
+    """Return what bubblewrap has to protect, or `None` if the command is not wanted now."""
+
+    def is_asked(timeout_ms: int) -> bool:
+        poll = select.poll()
+        poll.register(control, select.POLLIN)
+        return bool(poll.poll(timeout_ms))
+
+    kept = () if placeholders is None else placeholders.make(is_asked)
+    return None if is_asked(0) else kept
+
+
+def _watch(
+    terms: Terms, child: int, control: int, placeholders: Placeholders | None
+) -> tuple[int, int, str]:
     """Wait until a command ends or has to, and end all of it.
 
     Returns:
         Its status, how many processes are left, and why it was stopped.
     """
-    own = _OF_BUBBLEWRAP if _placeholders(terms) is not None else 0
-    status, stopped = _wait(child, control, terms.processes + own)
-    if stopped == "asked" and terms.grace_s:
-        status = _let_end(child, terms, own)
-    status, left = _end(child, status)
+    own = 0 if placeholders is None else _OF_BUBBLEWRAP
+    status: int | None = None
+    try:
+        status, stopped = _wait(child, control, terms.processes + own, placeholders)
+        if stopped == "asked" and terms.grace_s:
+            status = _let_end(child, terms, own)
+    finally:
+        status, left = _end(child, status)
     return status, left, stopped
 
 
@@ -201,7 +247,9 @@ def _become_urgent() -> None:
         return
 
 
-def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
+def _wait(
+    child: int, control: int, processes: int, placeholders: Placeholders | None
+) -> tuple[int | None, str]:
     """Wait until the command ends or has to.
 
     Returns:
@@ -209,8 +257,8 @@ def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
     """
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    if hasattr(os, "pidfd_open"):
-        poll.register(os.pidfd_open(child), select.POLLIN)
+    if (opened := _opened(child)) is not None:
+        poll.register(opened, select.POLLIN)
     while True:
         ready = [descriptor for descriptor, _ in poll.poll(_TICK_MS)]
         status, _ = _reap(child)
@@ -220,10 +268,15 @@ def _wait(child: int, control: int, processes: int) -> tuple[int | None, str]:
             return None, "asked"
         if _are_over(processes):
             return None, "processes"
+        if placeholders is not None and placeholders.are_replaced():
+            return None, "replaced"
 
 
 def _let_end(child: int, terms: Terms, own: int) -> int | None:
     """Ask everything to end, and give it time, but not to multiply.
+
+    It is frozen while it is asked, so that nothing starts unasked meanwhile. What it
+    starts afterwards may be what cleans up.
 
     Args:
         own: How many processes belong to bubblewrap. They end when the command does, and
@@ -233,8 +286,14 @@ def _let_end(child: int, terms: Terms, own: int) -> int | None:
         The status of the command, if it ends.
     """
     deadline = time.monotonic() + terms.grace_s
-    for process in _descendants()[own:]:
+    frozen = _frozen()
+    asked = _descendants()[own:]
+    for process in asked:
         _send(os.kill, process, signal.SIGTERM)
+    if _HAS_PROC and not asked:
+        return None  # Bubblewrap is about to start the command, or about to end.
+    for process in frozen:
+        _send(os.kill, process, signal.SIGCONT)
     if not _HAS_PROC:
         _send(os.killpg, child, signal.SIGTERM)
     status, pause = None, 0.001
@@ -278,12 +337,10 @@ def _wait_for_a_child(timeout_s: float) -> None:
     poll = select.poll()
     opened = []
     try:
-        for child in _children(os.getpid()) if hasattr(os, "pidfd_open") else ():
-            try:
-                opened.append(os.pidfd_open(child))
-            except OSError:
-                continue
-            poll.register(opened[-1], select.POLLIN)
+        for child in _children(os.getpid()):
+            if (descriptor := _opened(child)) is not None:
+                opened.append(descriptor)
+                poll.register(descriptor, select.POLLIN)
         if opened:
             poll.poll(timeout_s * 1000)
         else:
@@ -291,6 +348,14 @@ def _wait_for_a_child(timeout_s: float) -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def _opened(process: int) -> int | None:
+    """Return what tells the end of a process, if the system has such a thing."""
+    try:
+        return os.pidfd_open(process)
+    except (AttributeError, OSError):
+        return None
 
 
 def _frozen() -> set[int]:
