@@ -543,19 +543,19 @@ async def test_what_root_alone_may_read_is_hidden_from_what_it_runs(
     for path, mode in (("key", 0o600), ("open", 0o644), ("private/a", 0o644)):
         (system / path).write_text(f"{path}\n", encoding="utf-8")
         (system / path).chmod(mode)
-    (private / "root").mkdir()
+    (private / "mine").mkdir()
     private.chmod(0o700)
     monkeypatch.setattr(_sandbox, "PRIVATE_IN", (str(system),))
     monkeypatch.setattr(_sandbox, "SYSTEM", (*_sandbox.SYSTEM, str(system)))
 
     bash = {**confined(sandbox), "protected": []}
-    command = f"cd {system}; cat key private/a open; echo x >{private}/root/b"
+    command = f"cd {system}; cat key private/a open; echo x >{private}/mine/b"
 
-    async with toolbox(roots=[str(private / "root")], bash=bash) as call:
+    async with toolbox(roots=[str(private / "mine")], bash=bash) as call:
         result = await call("bash_command", command=command)
 
     assert result["stdout"] == "open\n"
-    assert text(private / "root/b") == "x\n"
+    assert text(private / "mine/b") == "x\n"
 
 
 @each_sandbox
