@@ -67,7 +67,10 @@ def spelled(address: str) -> Iterator[str]:
 def spelled_6(address: str) -> Iterator[str]:
     """Give the ways in which an IPv6 address can be written into a URL."""
     parsed = ipaddress.IPv6Address(address)
-    parts = [int(part, 16) for part in parsed.exploded.split(":")]
+    digits = (
+        parsed.packed.hex()
+    )  # from Python 3.13 on, `exploded` may end in an IPv4 address
+    parts = [int(digits[at : at + 4], 16) for at in range(0, 32, 4)]
     yield from (f"[{parsed}]", f"[{parsed.exploded}]", f"[{parsed.exploded.upper()}]")
     yield f"[{':'.join(f'{part:x}' for part in parts)}]"
     last = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
