@@ -19,7 +19,7 @@ CALLS = [
     ("read_file", {"path": "notes/today.md"}),
     ("read_file", {"path": "notes/../secret.key"}),
     ("bash_command", {"command": "pytest -q tests"}),
-    ("bash_command", {"command": "ls -l && grep -r TODO ."}),
+    ("bash_command", {"command": "ls -l && grep -r harbour ."}),
     ("bash_command", {"command": "pytest -q; git push origin main"}),
     ("bash_command", {"command": "echo $(git push)"}),
     ("http_get", {"url": "https://docs.example.com/start"}),

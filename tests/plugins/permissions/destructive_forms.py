@@ -443,8 +443,8 @@ awk -f x.awk README.md
 awk -i inplace '{ print }' src/app.py
 awk '@include "x"; { print }' README.md
 tree -o src/app.py
-rg --pre /srv/x TODO
-rg --hostname-bin=/srv/x TODO
+rg --pre /srv/x harbour
+rg --hostname-bin=/srv/x harbour
 fd -x rm
 fd . -X rm
 fd --exec rm

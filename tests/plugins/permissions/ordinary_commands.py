@@ -50,20 +50,20 @@ find . -name '*.py' | head
 find . -name '*.py' | wc -l
 find . -name '*.py' | sort | head -20
 find src -name '*.py' | xargs wc -l
-find src -name '*.py' -print0 | xargs -0 grep -n TODO
+find src -name '*.py' -print0 | xargs -0 grep -n harbour
 find . -type f -print0 | sort -z | xargs -0 wc -l
 find . -name '*.pyc' -o -name '*.pyo'
-find src -name '*.py' -exec grep -l TODO {} +
+find src -name '*.py' -exec grep -l harbour {} +
 find . -newer README.md -type f
 grep -rn "def main" src
 grep -rn --include='*.py' 'import os' .
-grep -n "TODO" src/app.py
+grep -n "harbour" src/app.py
 grep -c def src/app.py
 grep -A 3 -B 3 "class App" src/app.py
 grep -E 'foo|bar' src/app.py
 grep -rl deprecated src | sort
 grep -v '^#' setup.cfg | grep -v '^$'
-rg TODO
+rg harbour
 rg -n "def main" src
 rg -l "import os" --type py
 rg --files | head
@@ -166,7 +166,7 @@ git merge-base main HEAD
 git --no-pager log -3
 git --no-pager diff
 git -C src status
-git grep -n TODO
+git grep -n harbour
 git cat-file -p HEAD
 git add .
 git add -A

@@ -255,7 +255,7 @@ def test_names_that_end_in_a_nul_are_handed_on(root: Path) -> None:
     for command in (
         "find src -name '*.py' -print0 | xargs -0 wc -l",
         "find src -type f -print0 | sort -z | xargs -0 -n 1 head",
-        "find . -type f -print0 | grep -zv test | xargs -0 grep -n TODO",
+        "find . -type f -print0 | grep -zv test | xargs -0 grep -n harbour",
         "find src -exec grep -l x {} +",
         "find . -type f -name '*.py' -exec head -n 3 {} ';'",
     ):

@@ -233,7 +233,7 @@ class TestAcceptEdits:
     @pytest.mark.parametrize(
         ("name", "arguments"),
         [
-            ("write_files", {"files": {"/home/u/.bashrc": "x"}}),
+            ("write_files", {"files": {"/srv/u/.bashrc": "x"}}),
             ("write_files", {"files": {".git/hooks/pre-commit": "x"}}),
             ("copy_file", {"path": "a.txt", "destinationPath": "/etc/cron.d/x"}),
             ("save", {"path": "a.txt", "name": "/etc/cron.d/x"}),

@@ -385,7 +385,7 @@ async def test_homes_keys_and_other_commands_are_not_read(
         {home}/.ssh/id_ed25519 {home}/.ssh/* /proc/*/environ /proc/1/environ
         /proc/{os.getpid()}/environ /proc/{os.getppid()}/environ /proc/$PPID/environ
         /proc/{os.getpid()}/cmdline /proc/{os.getpid()}/root{home}/.ssh/id_ed25519
-        /proc/{os.getpid()}/cwd/home/.ssh/id_ed25519 /root/.ssh/* /root/.bash_history
+        /proc/{os.getpid()}/cwd/{home.name}/.ssh/id_ed25519 ~root/.ssh/* ~root/.bash_history
         /etc/shadow /proc/kcore /dev/mem /dev/vda /dev/sda {tmp_path}/beside
         /proc/{os.getpid()}/maps /proc/{os.getpid()}/fd/0 /proc/{os.getpid()}/mem
     """

@@ -34,7 +34,7 @@ def visible(text: str) -> str:
     r"""Return a text in which every character is what it looks like.
 
     Controls, marks of direction, characters without width or glyph, and spaces that are not
-    the space are written as `\uXXXX`.
+    the space are written as `\u` and four digits.
     """
     if text.isascii() and text.isprintable():
         return text
