@@ -227,13 +227,14 @@ def _place(run: Run, question: Question) -> tuple[str, Answered | None]:
         on_record = [*state.questions.values(), *state.answers.values()]
     for each in on_record:
         request_id = each.request_id
-        if each.question != question.identity or request_id in (asked | state.used):
+        if each.question != question.identity or not request_id.startswith(place):
             continue
-        if request_id.startswith(place):
-            known = each if isinstance(each, Answered) else None
-            if known is None or is_good(known):
-                asked.add(request_id)
-                return request_id, known
+        if request_id in asked or request_id in state.used:
+            continue
+        known = each if isinstance(each, Answered) else None
+        if known is None or is_good(known):
+            asked.add(request_id)
+            return request_id, known
     number = len(asked) + 1
     while (request_id := f"{place}{number}") in asked or _is_taken(state, request_id):
         number += 1
