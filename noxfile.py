@@ -106,9 +106,11 @@ def alone(session: nox.Session) -> None:
         pytest = str(programs / "pytest")
         session.run(pytest, *SIDE_BY_SIDE, tests, external=True, env=FEWER)
 
-    # As users install it: the command is there and answers.
-    names = ["kaizen", *default_distributions()]
-    programs = install(session, folder / "kaizen", [wheels[name] for name in names])
+    # As users install it, and with every extra: the command is there and answers.
+    brought = [wheels[name] for name in ("kaizen", *default_distributions())]
+    programs = install(session, folder / "kaizen", brought, extras=False)
+    session.run(programs / "kaizen", "--help", external=True)
+    programs = install(session, folder / "all", list(wheels.values()))
     session.run(programs / "kaizen", "--help", external=True)
 
 
@@ -153,10 +155,13 @@ def build_wheels(session: nox.Session, folder: Path) -> dict[str, Path]:
     return {distribution(wheel): wheel for wheel in folder.glob("*.whl")}
 
 
-def install(session: nox.Session, environment: Path, wheels: list[Path]) -> Path:
+def install(
+    session: nox.Session, environment: Path, wheels: list[Path], *, extras: bool = True
+) -> Path:
     """Install these wheels, and what tests need, where nothing else of ours is.
 
-    Ours are named by file, so that no index is asked for a distribution of that name.
+    Ours are named by file, so that no index is asked for a distribution of that name: with
+    their extras, those have to be among them that the extras name.
 
     Returns:
         The folder of the programs.
@@ -165,7 +170,7 @@ def install(session: nox.Session, environment: Path, wheels: list[Path]) -> Path
     session.run(
         *("uv", "pip", "install", "--quiet", f"--python={environment}"),
         f"--group={ROOT / 'pyproject.toml'}:test",
-        *(requirement(wheel) for wheel in wheels),
+        *(requirement(wheel, extras=extras) for wheel in wheels),
     )
     return environment / ("Scripts" if os.name == "nt" else "bin")
 
@@ -175,13 +180,15 @@ def distribution(wheel: Path) -> str:
     return wheel.name.split("-")[0].replace("_", "-")
 
 
-def requirement(wheel: Path) -> str:
-    """Name a wheel of ours together with all its extras."""
+def requirement(wheel: Path, *, extras: bool) -> str:
+    """Name a wheel of ours, together with all its extras or none."""
     name = distribution(wheel)
+    if not extras:
+        return f"{name} @ {wheel.as_uri()}"
     short = name.removeprefix("kaizen-")
     folder = ROOT / {"kaizen": "", "kernel": "kernel"}.get(short, f"plugins/{short}")
-    extras = ",".join(project(folder).get("optional-dependencies", {}))
-    return f"{name}[{extras}] @ {wheel.as_uri()}"
+    named = ",".join(project(folder).get("optional-dependencies", {}))
+    return f"{name}[{named}] @ {wheel.as_uri()}"
 
 
 def project(folder: Path) -> dict[str, Any]:
