@@ -180,9 +180,9 @@ class Page:
     def reservation(self, reservation_id: str) -> Row | None:
         """Return what is known of a reservation."""
         row = self.connection.execute(
-            "SELECT units, 'open', accounts FROM reservation WHERE id = ?1"
-            " UNION ALL SELECT units, outcome, accounts FROM closed WHERE id = ?1",
-            (reservation_id,),
+            "SELECT units, 'open', accounts FROM reservation WHERE id = ?"
+            " UNION ALL SELECT units, outcome, accounts FROM closed WHERE id = ?",
+            (reservation_id, reservation_id),
         ).fetchone()
         if row is None:
             return None
