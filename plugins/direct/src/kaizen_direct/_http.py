@@ -132,6 +132,10 @@ class Http:
             content=body,
             extensions={"timeout": self._waits},
         )
+        if body is not None:
+            from kaizen_direct._body import Body  # which imports httpx
+
+            request.stream = Body(body)
         exchange = Exchange(self, self.limits.whole_s if timeout_s is None else timeout_s)
         await exchange.begin(client, request)
         if exchange.status >= 300:

@@ -1,229 +1,261 @@
 """Confinement by bubblewrap: namespaces in which only what was named exists, see bwrap(1).
 
-What is protected is mounted again, for reading. A mount cannot be removed, renamed or
-replaced from inside, and neither can a directory that is one; so the directories that lead
-to it are mounted too.
+Bubblewrap makes them ahead, while nobody waits, and a small program holds them. The process
+that is to become the command enters them, as `nsenter` would, and waits for its order
+there. What is protected is then mounted again, for reading, by that process: which names
+exist is known no earlier. At last it gives up all rights, as everything has that bubblewrap
+starts.
 
-A mount needs something to be mounted on. Where a protected name does not exist, something
-is put there for the time of the command: a socket that nobody listens to, which git and
-others do not see, or a file that says nothing. It is marked by its time, so that what a
-program that was killed left behind is known for what it is.
-
-A mount holds on to what it was mounted on, and not to its name. Who replaces a protected
-name from outside, as git and editors do, takes its protection away: what is mounted is
-remembered, so that a command does not outlast that.
+A mount cannot be removed, renamed or replaced from inside, and neither can a directory that
+is one; so the directories that lead to what is protected are mounted too.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
+import json
 import os
-import stat
-from pathlib import Path
+import select
+import signal
 
+from kaizen_tools._calls import (
+    drop_privileges,
+    enter_namespace,
+    mount_over,
+    refuse_calls,
+)
 from kaizen_tools._order import is_below, parents_between
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from typing import TypeAlias
 
-    from kaizen_tools._order import Confinement, Order
+    from kaizen_tools._order import Confinement
+    from kaizen_tools._private import Private
 
-__all__ = ["Placeholders", "Wrapper"]
+    Mounts: TypeAlias = dict[str, tuple[str, ...]]
+    """What bubblewrap is told to mount, by the path to mount it at."""
 
-_MARK_S = 157_771_016
-_NEUTRAL = {
-    ".git/commondir": b".\n",  # the repository is where it would be anyway
-    ".git/config": b"",
-    ".git/config.worktree": b"",
-}
-_TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
-_NAMESPACES = ("--unshare-user", "--unshare-pid", "--unshare-ipc")
-_TRY_AGAIN_MS = 10
+__all__ = ["TEMPORARY", "Enclosure"]
+
+TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
+"""The path that a command knows its temporary directory by."""
+_UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc")
+_READY = b"\nready\n"
+_HOLDER = ("/bin/sh", "-c", "echo; echo ready; read -r _")
+"""Says when all is ready, and holds the namespaces until its input ends."""
+_USER, _PROCESSES = 0x10000000, 0x20000000
+_OTHERS = {"mnt": 0x20000, "net": 0x40000000, "ipc": 0x08000000}
+_GET_OWNER = 0xB701
+_READY_MS = 10_000
+_MAX_TEXT = 10_000
 
 
-class Placeholders:
-    """Holds the place of protected names that do not exist.
+class Enclosure:
+    """The namespaces of one command, and how to get into them.
 
-    Commands that run side by side share them; the last one takes them away. All hold a
-    shared lock on the root, which is exclusive while they are taken away.
+    Attributes:
+        processes: Bubblewrap, and the first process in the namespaces.
     """
 
-    def __init__(self, wanted: Confinement) -> None:
-        self._wanted = wanted
-        self._roots: list[int] = []
-        self._points: dict[str, tuple[int, int] | None] = {}
-
-    def make(self, is_asked: Callable[[int], bool]) -> tuple[str, ...] | None:
-        """Make what is missing.
-
-        Args:
-            is_asked: Waits so many milliseconds, and says whether to stop.
-
-        Returns:
-            What has to be mounted for reading to protect what is protected; `None` if it
-            was asked to stop while others kept the place.
+    def __init__(self, wanted: Confinement, private: Private) -> None:
+        """Let bubblewrap make them, which takes some milliseconds.
 
         Raises:
-            OSError: A protected name is a link, on which nothing can be mounted; or the
-                place of one cannot be held.
+            OSError: It could not, and says why.
         """
-        roots = [root.path for root in self._wanted.roots if not root.file]
-        for path in roots:
-            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._roots.append(opened)
-            while not _is_shared(opened):
-                if is_asked(_TRY_AGAIN_MS):
-                    return None
-        points = {
-            point
-            for root in roots
-            for path in self._wanted.kept
-            if is_below(path, root) and (point := _point(root, path)) is not None
-        }
-        self._points = {point: _identity(point) for point in sorted(points)}
-        return tuple(self._points)
+        self._wanted = wanted
+        self._seen = _seen(wanted)
+        self._mounts = _mounts(wanted, private)
+        self.processes, self._input = _started(wanted, self._mounts)
+        self._opened = _opened(self.processes[1])
 
-    def are_replaced(self) -> bool:
-        """Say whether something else is now where a command finds something mounted."""
-        return any(_identity(point) != was for point, was in self._points.items())
+    def is_stale(self) -> bool:
+        """Say whether something else is now where a command would find what was there."""
+        return _seen(self._wanted) != self._seen
 
-    def remove(self) -> None:
-        """Take away what was made, if no other command needs it."""
+    def fork(self) -> int:
+        """Fork this process, which is a subreaper. The child is in the namespaces.
+
+        Returns:
+            The process id of the child, as it is outside; 0 in the child.
+
+        Raises:
+            OSError: The namespaces cannot be entered.
+        """
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between:
+            os.close(writing)
+            with open(reading, "rb") as said:  # noqa: PTH123 - it has no path
+                lines = said.read(_MAX_TEXT).decode().splitlines()
+            os.waitpid(between, 0)
+            for line in lines:
+                if not line.isdigit():
+                    raise OSError(0, line)
+            return int(lines[0])
         try:
-            for opened in self._roots:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        else:
-            for point in self._points:
-                _remove(point)
-        finally:
-            for opened in self._roots:
-                os.close(opened)
-            self._roots = []
+            self._enter_by_fork(writing)
+        except BaseException as error:  # noqa: BLE001 - this process ends here
+            os.write(writing, f"{error}\n".encode())
+            os._exit(1)
+        os.close(writing)
+        return 0
+
+    def _enter_by_fork(self, writing: int) -> None:
+        """Enter them. This process ends, and its child goes on."""
+        enter_namespace(self._opened["owner"], _USER)
+        enter_namespace(self._opened["pid"], _PROCESSES)
+        if inside := os.fork():
+            os.write(writing, b"%d\n" % inside)
+            os._exit(0)
+        for name, kind in _OTHERS.items():
+            if name in self._opened:
+                enter_namespace(self._opened[name], kind)
+
+    def confine(self, kept: tuple[str, ...]) -> None:
+        """Confine this process, which is in the namespaces, for good.
+
+        Args:
+            kept: What can only be read. All of it exists.
+        """
+        pinned = _pinned(self._wanted, kept, self._mounts)
+        for path in sorted({*pinned, *kept}, key=_depth):
+            mount_over(path, read_only=path in kept)
+        if "user" in self._opened:
+            enter_namespace(self._opened["user"], _USER)
+        drop_privileges()
+        refuse_calls(bytes.fromhex(self._wanted.program_filter))
+
+    def end(self) -> None:
+        """End what is in the namespaces; it has yet to be waited for."""
+        for process in self.processes:
+            os.kill(process, signal.SIGKILL)
 
 
-def _is_shared(opened: int) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _seen(wanted: Confinement) -> list[tuple[int, ...] | None]:
+    """Return what is where a command finds or misses something of the machine."""
+    roots = [root.path for root in wanted.roots]
+    found = [_identity(path) for path in (*wanted.system, *wanted.readable, *roots)]
+    return found + [_identity(path, changed=True) for path in wanted.hidden]
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str, *, changed: bool = False) -> tuple[int, ...] | None:
     try:
         status = os.lstat(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_ctime_ns if changed else 0
 
 
-def _point(root: str, path: str) -> str | None:
-    """Return where to mount to protect a path; make it if it is missing.
+def _started(wanted: Confinement, mounts: Mounts) -> tuple[tuple[int, int], int]:
+    """Start bubblewrap, and wait until its namespaces are ready.
 
     Returns:
-        `None` if nothing can be made there by this user, and so not by the command either.
+        Its process id, and that of the first process in the namespaces; and what holds them
+        as long as it is open.
+
+    Raises:
+        OSError: It failed, or said nothing for too long.
     """
-    at = root.rstrip("/")
-    names = path[len(at) + 1 :].split("/")
-    for name in names:
-        at = f"{at}/{name}"
-        try:
-            status = os.lstat(at)
-        except FileNotFoundError:
-            return _make(at, "/".join(names))
-        if stat.S_ISLNK(status.st_mode):
-            raise OSError(0, f"{at!r} is a link, which cannot be protected from a command")
-        if not stat.S_ISDIR(status.st_mode):
-            return at
-    return at
-
-
-def _make(at: str, name: str) -> str | None:
-    content = _NEUTRAL.get(name) if at.endswith("/" + name) else None
+    input_, held = os.pipe()
+    heard, said = os.pipe()
+    info, program = os.dup(said), os.memfd_create("filter")
     try:
-        if content is None:
-            os.mknod(at, stat.S_IFSOCK | 0o444)
-        else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            opened = os.open(at, flags, 0o444)
-            os.write(opened, content)
-            os.close(opened)
-        os.utime(at, (_MARK_S, _MARK_S))
-    except FileExistsError:
-        return at
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            return None
-        raise
-    return at
+        os.write(program, bytes.fromhex(wanted.program_filter))
+        os.lseek(program, 0, os.SEEK_SET)
+        for descriptor in (info, program):
+            os.set_inheritable(descriptor, True)
+        words = _words(wanted, mounts, info=info, program=program)
+        places = enumerate((input_, said, said))
+        actions = [(os.POSIX_SPAWN_DUP2, given, number) for number, given in places]
+        process = os.posix_spawn(wanted.program, words, {}, file_actions=actions)
+    finally:
+        for descriptor in (input_, said, info, program):
+            os.close(descriptor)
+    text = _heard(heard)
+    os.close(heard)
+    if not text.endswith(_READY):
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        lines = text.decode(errors="replace").split("\n")
+        raise OSError(0, next(filter(None, reversed(lines)), "bubblewrap says nothing"))
+    facts = json.loads(text.removesuffix(_READY))
+    return (process, facts["child-pid"]), held
 
 
-def _remove(at: str) -> None:
-    """Remove a placeholder, and nothing else."""
-    try:
-        status = os.lstat(at)
-        if status.st_mtime != _MARK_S:
-            return
-        if stat.S_ISSOCK(status.st_mode) or stat.S_ISREG(status.st_mode):
-            Path(at).unlink()
-    except OSError:
-        return
+def _heard(opened: int) -> bytes:
+    """Return what bubblewrap says until all is ready, or until it ends."""
+    poll = select.poll()
+    poll.register(opened, select.POLLIN)
+    text = b""
+    while not text.endswith(_READY) and len(text) < _MAX_TEXT and poll.poll(_READY_MS):
+        piece = os.read(opened, _MAX_TEXT)
+        if not piece:
+            break
+        text += piece
+    return text
 
 
-class Wrapper:
-    """What is executed before a command, as far as it is known beforehand."""
+def _opened(process: int) -> dict[str, int]:
+    """Open the namespaces of a process, as far as they are not those of this one.
 
-    def __init__(self, wanted: Confinement) -> None:
-        self._wanted = wanted
-        self._mounts = _mounts(wanted)
-        source, sink = os.pipe()
-        os.write(sink, bytes.fromhex(wanted.program_filter))
-        os.close(sink)
-        os.set_inheritable(source, True)
-        self._program_filter = source
-
-    def arguments(self, order: Order, kept: tuple[str, ...]) -> list[str]:
-        """Return what to execute: bubblewrap, and by it the command.
-
-        Args:
-            kept: What is mounted for reading.
-        """
-        mounts = {**_hidden(self._wanted), **self._mounts}
-        mounts[order.home] = ("--bind", order.home, order.home)
-        mounts.setdefault(_TEMPORARY, ("--bind", order.temporary, _TEMPORARY))
-        mounts.update(_pinned(self._wanted, kept, mounts))
-        mounts.update({path: ("--ro-bind", path, path) for path in kept})
-        ordered = sorted(mounts, key=lambda path: (path.count("/"), path))
-        network = () if self._wanted.network else ("--unshare-net",)
-        return [
-            *(self._wanted.program, *_NAMESPACES, *network, "--die-with-parent"),
-            *("--cap-drop", "ALL", "--seccomp", str(self._program_filter)),
-            *(word for path in ordered for word in mounts[path]),
-            *("--remount-ro", "/", "--chdir", order.directory, "--", *order.command),
-        ]
+    Bubblewrap may put the others into one namespace of users, their `owner`, and what it
+    starts into another below it: then that of the user comes too.
+    """
+    opened = {}
+    for name in ("user", "pid", *_OTHERS):
+        path = f"/proc/{process}/ns/{name}"
+        if not os.path.samefile(path, f"/proc/self/ns/{name}"):  # noqa: PTH121
+            opened[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    opened["owner"] = fcntl.ioctl(opened["mnt"], _GET_OWNER)
+    os.set_inheritable(opened["owner"], False)
+    if os.path.sameopenfile(opened["owner"], opened["user"]):
+        os.close(opened.pop("user"))
+    return opened
 
 
-def _mounts(wanted: Confinement) -> dict[str, tuple[str, ...]]:
-    """Return what is mounted where, by path. What lies deeper is mounted later."""
+def _words(wanted: Confinement, mounts: Mounts, *, info: int, program: int) -> list[str]:
+    """Return how bubblewrap is called.
+
+    Args:
+        info: The descriptor that it writes to what it has started.
+        program: The one that it reads the filter of system calls from.
+    """
+    return [
+        *(wanted.program, *_UNSHARE, *(() if wanted.network else ("--unshare-net",))),
+        *("--die-with-parent", "--info-fd", str(info)),
+        *("--cap-drop", "ALL", "--seccomp", str(program)),
+        *(word for path in sorted(mounts, key=_depth) for word in mounts[path]),
+        *("--remount-ro", "/", "--chdir", "/", "--", *_HOLDER),
+    ]
+
+
+def _depth(path: str) -> tuple[int, str]:
+    """Sort paths so that what lies deeper is mounted later."""
+    return path.count("/"), path
+
+
+def _mounts(wanted: Confinement, private: Private) -> Mounts:
     roots = [root.path for root in wanted.roots]
-    mounts: dict[str, tuple[str, ...]] = {
-        "/dev": ("--dev", "/dev"),
-        # Root could change the settings of the machine in `/proc/sys`.
-        "/proc": ("--proc", "/proc", "--remount-ro", "/proc"),
-    }
+    mounts = _hidden(wanted)
+    mounts["/dev"] = ("--dev", "/dev")
+    # Root could change the settings of the machine in `/proc/sys`.
+    mounts["/proc"] = ("--proc", "/proc", "--remount-ro", "/proc")
     for path in (*wanted.system, *wanted.readable):
         if not any(path == root or is_below(path, root) for root in roots):
             mounts[path] = _read_only(path)
-    mounts.update({path: ("--bind", path, path) for path in roots})
+    for path in (*roots, private.home):
+        mounts[path] = ("--bind", path, path)
+    mounts.setdefault(TEMPORARY, ("--bind", private.temporary, TEMPORARY))
+    for path in _pinned(wanted, (), mounts):
+        mounts[path] = ("--bind", path, path)
     return mounts
 
 
-def _hidden(wanted: Confinement) -> dict[str, tuple[str, ...]]:
-    mounts: dict[str, tuple[str, ...]] = {}
+def _hidden(wanted: Confinement) -> Mounts:
+    mounts: Mounts = {}
     for path in wanted.hidden:
         if os.path.isdir(path):  # noqa: PTH112 - paths are strings here
             mounts[path] = ("--tmpfs", path, "--remount-ro", path)
@@ -234,11 +266,11 @@ def _hidden(wanted: Confinement) -> dict[str, tuple[str, ...]]:
 
 def _pinned(
     wanted: Confinement, kept: tuple[str, ...], mounts: Mapping[str, object]
-) -> dict[str, tuple[str, ...]]:
+) -> set[str]:
     """Return the directories that must not be renamed, since they lead to a mount."""
     roots = [root.path for root in wanted.roots]
     return {
-        parent: ("--bind", parent, parent)
+        parent
         for root in roots
         for path in (*kept, *roots)
         if is_below(path, root)

@@ -11,46 +11,54 @@ from functools import partial
 from io import BufferedReader
 from typing import TypeAlias
 
-from kaizen_tools._bubblewrap import Wrapper
-from kaizen_tools._landlock import Ruleset, refuse_calls
+from kaizen_tools._bubblewrap import TEMPORARY, Enclosure
+from kaizen_tools._calls import refuse_calls
+from kaizen_tools._landlock import Ruleset
 from kaizen_tools._order import Confinement, Order, Terms, read_block
+from kaizen_tools._private import Private
 
 __all__ = ["NOT_STARTED", "become_command"]
 
 NOT_STARTED = 126
 """How a command ends that could not be started, as shells have it."""
-Confine: TypeAlias = Callable[[Order, tuple[str, ...]], list[str]]
-"""Confines this process, if that is wanted, and returns what to execute."""
-_DESCRIPTORS = 3
+Confine: TypeAlias = Callable[[tuple[str, ...]], None]
+"""Confines this process, given what can only be read although it is below a root."""
+_OUTPUTS, _DESCRIPTORS = 2, 3
 _USUAL = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGTERM),  # the supervisor ignores them
     *(signal.SIGPIPE, signal.SIGXFSZ),  # Python does
 )
 
 
-def become_command(terms: Terms, channel: socket.socket) -> None:
+def become_command(
+    terms: Terms, private: Private, channel: socket.socket, enclosure: Enclosure | None
+) -> None:
     """Wait for what the supervisor says, and execute it; end if it says nothing.
 
     Args:
-        channel: Brings the directory that the command runs in, its output and its errors,
-            as descriptors; then the order; then what bubblewrap has to protect.
+        private: What the command has for itself.
+        channel: Brings the output of the command, its errors and, without an enclosure, the
+            directory that it runs in, as descriptors; then the order; then what can only
+            be read although it is below a root.
+        enclosure: What this process is in.
     """
     os.setsid()
     for number in _USUAL:
         signal.signal(number, signal.SIG_DFL)
-    confine = _prepared(terms.confinement)
+    confine = _prepared(terms.confinement, private, enclosure)
     _, received, _, _ = socket.recv_fds(channel, 1, _DESCRIPTORS)
-    if len(received) < _DESCRIPTORS:
+    if len(received) < _OUTPUTS:
         os._exit(0)
     for descriptor in received:
         os.set_inheritable(descriptor, False)
-    directory, output, errors = received
-    os.fchdir(directory)
+    output, errors, *directory = received
+    if directory:
+        os.fchdir(directory[0])
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(errors, 2)
     try:
-        _execute(terms, channel.makefile("rb"), confine)
+        _execute(terms, channel.makefile("rb"), confine, private, enclosure)
     except EOFError:  # The supervisor has said why.
         os._exit(NOT_STARTED)
     except BaseException as error:  # noqa: BLE001 - this process ends here
@@ -58,36 +66,47 @@ def become_command(terms: Terms, channel: socket.socket) -> None:
         os._exit(NOT_STARTED)
 
 
-def _prepared(wanted: Confinement | None) -> Confine:
+def _prepared(
+    wanted: Confinement | None, private: Private, enclosure: Enclosure | None
+) -> Confine:
     """Do what can be done before the order comes."""
+    if enclosure is not None:
+        return enclosure.confine
     if wanted is None:
-        return lambda order, kept: list(order.command)
+        return lambda kept: None
     try:
-        if wanted.backend == "bubblewrap":
-            return Wrapper(wanted).arguments
         ruleset = Ruleset(wanted)
     except OSError as problem:
         return partial(_fail, problem)
     program = bytes.fromhex(wanted.program_filter)
 
-    def confine(order: Order, kept: tuple[str, ...]) -> list[str]:
-        ruleset.confine((order.home, order.temporary))
+    def confine(kept: tuple[str, ...]) -> None:
+        ruleset.confine((private.home, private.temporary))
         refuse_calls(program)
-        return list(order.command)
 
     return confine
 
 
-def _fail(problem: OSError, order: Order, kept: tuple[str, ...]) -> list[str]:
+def _fail(problem: OSError, kept: tuple[str, ...]) -> None:
     raise problem
 
 
-def _execute(terms: Terms, said: BufferedReader, confine: Confine) -> None:
+def _execute(
+    terms: Terms,
+    said: BufferedReader,
+    confine: Confine,
+    private: Private,
+    enclosure: Enclosure | None,
+) -> None:
     order = Order.decoded(read_block(said))
     kept = tuple(path for path in os.fsdecode(read_block(said)).split("\0") if path)
     if terms.confinement is not None:
         terms.confinement.require_roots()
-    command = confine(order, kept)
+    confine(kept)
+    temporary = private.temporary
+    if enclosure is not None:
+        os.chdir(order.directory)
+        temporary = TEMPORARY
     for name, value in terms.limits.items():
         _limit(getattr(resource, name), value)
     if threads := _thread_count():
@@ -95,7 +114,8 @@ def _execute(terms: Terms, said: BufferedReader, confine: Confine) -> None:
         # second line behind the supervisor's counting. The kernel does not enforce it on
         # root.
         _limit(resource.RLIMIT_NPROC, threads + terms.processes)
-    os.execve(command[0], command, dict(order.environment))  # noqa: S606
+    given = {"HOME": private.home, "TMPDIR": temporary}
+    os.execve(order.command[0], order.command, {**given, **order.environment})  # noqa: S606
 
 
 def _limit(kind: int, value: int) -> None:

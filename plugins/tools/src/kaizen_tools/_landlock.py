@@ -10,16 +10,17 @@ What Landlock lets pass is refused by the filter of system calls that comes with
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
+
+from kaizen_tools._calls import call, drop_privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kaizen_tools._order import Confinement, Tree
 
-__all__ = ["Ruleset", "refuse_calls"]
+__all__ = ["Ruleset"]
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _VERSION = 1
@@ -44,10 +45,6 @@ _FACTS = (
 )
 """What `/proc` says of the machine. What it says of processes is not granted."""
 
-_NO_NEW_PRIVILEGES, _DROP_CAPABILITY, _SECCOMP, _FILTER = 38, 24, 22, 2
-_CAPABILITY_VERSION = 0x20080522
-_CAPSET = {"x86_64": 126, "aarch64": 91}
-
 
 class Ruleset:
     """The rules for one command, as far as they are known beforehand.
@@ -57,13 +54,13 @@ class Ruleset:
     """
 
     def __init__(self, wanted: Confinement) -> None:
-        abi = _call(_CREATE, None, 0, _VERSION)
+        abi = call(_CREATE, None, 0, _VERSION)
         if abi < _LEAST_ABI:
             raise OSError(0, f"the kernel has Landlock {abi}, and {_LEAST_ABI} is needed")
         self._wanted = wanted
         network = 0 if wanted.network else _BIND_AND_CONNECT
         handled = struct.pack("=QQQ", _ALL, network, _SCOPED)
-        self._ruleset = _call(_CREATE, handled, len(handled), 0)
+        self._ruleset = call(_CREATE, handled, len(handled), 0)
         self._grant_reading(wanted.system)
         for name in _DEVICES:
             _grant(self._ruleset, f"/dev/{name}", _READ | _WRITE | _DEVICE)
@@ -82,20 +79,13 @@ class Ruleset:
         for root in self._wanted.roots:
             kept = self._wanted.kept_below(root.path)
             _grant(self._ruleset, root.path, _CHANGE, kept)
-        _drop_privileges()
-        _call(_RESTRICT, self._ruleset, 0)
+        drop_privileges()
+        call(_RESTRICT, self._ruleset, 0)
         os.close(self._ruleset)
 
     def _grant_reading(self, paths: tuple[str, ...]) -> None:
         for path in paths:
             _grant(self._ruleset, path, _READ, self._wanted.hidden_below(path))
-
-
-def refuse_calls(program: bytes) -> None:
-    """Let a filter judge the system calls of this process and of what it starts."""
-    code = ctypes.create_string_buffer(program, len(program))
-    filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    _prctl(_SECCOMP, _FILTER, ctypes.c_char_p(filter_))
 
 
 def _grant(ruleset: int, path: str, rights: int, kept: Tree | None = None) -> None:
@@ -155,42 +145,4 @@ def _grant_entry(ruleset: int, directory: int, name: str, rights: int, kept: Tre
 
 def _add(ruleset: int, opened: int, rights: int) -> None:
     rule = struct.pack("=Qi", rights, opened)
-    _call(_ADD, ruleset, _BENEATH, rule, 0)
-
-
-def _drop_privileges() -> None:
-    """Give up what root may do beyond its own files, and what a set-user-id file gives."""
-    for capability in range(64):
-        try:
-            _prctl(_DROP_CAPABILITY, capability)
-        except OSError:
-            break
-    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
-    _call(_CAPSET[os.uname().machine], header, struct.pack("=6I", *[0] * 6))
-    _prctl(_NO_NEW_PRIVILEGES, 1)
-
-
-def _prctl(option: int, *arguments: int | ctypes.c_char_p) -> None:
-    words = [
-        each if isinstance(each, ctypes.c_char_p) else ctypes.c_ulong(each)
-        for each in arguments
-    ]
-    words += [ctypes.c_ulong(0)] * (4 - len(words))
-    if _LIBC.prctl(option, *words):
-        raise OSError(ctypes.get_errno(), f"prctl {option} failed")
-
-
-def _call(number: int, *arguments: int | bytes | None) -> int:
-    words = [
-        ctypes.c_long(each) if isinstance(each, int) else ctypes.c_char_p(each)
-        for each in arguments
-    ]
-    result = int(_LIBC.syscall(ctypes.c_long(number), *words))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"system call {number} failed: {os.strerror(code)}")
-    return result
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.syscall.restype = ctypes.c_long
+    call(_ADD, ruleset, _BENEATH, rule, 0)

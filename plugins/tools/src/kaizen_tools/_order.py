@@ -44,7 +44,7 @@ class RootPath:
 
 @dataclass(frozen=True, kw_only=True)
 class Confinement:
-    """What commands may see and change, beside a private directory that each has.
+    """What commands may see and change, beside what each has for itself.
 
     Attributes:
         backend: `bubblewrap` or `landlock`.
@@ -96,12 +96,14 @@ class Terms:
         processes: Most processes of a command.
         grace_s: Time between SIGTERM and SIGKILL, in seconds.
         limits: Limits of one process, by the names that `resource` has for them.
+        temporary: Where each gets a private directory.
         confinement: What they may see and change; everything, if there is none.
     """
 
     processes: int
     grace_s: float
     limits: Mapping[str, int]
+    temporary: str
     confinement: Confinement | None = None
 
     def encoded(self) -> bytes:
@@ -125,27 +127,14 @@ class Order:
 
     Attributes:
         command: What is executed: a path and its arguments.
-        environment: All that it gets.
+        environment: What it gets, beside a home and a place for what is temporary.
         directory: The path of the directory that it runs in, which also comes as a
             descriptor.
-        private: The path of a directory for this command alone; `home` and `tmp` in it are
-            what the command may use.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     directory: str
-    private: str
-
-    @property
-    def home(self) -> str:
-        """The home of the command."""
-        return f"{self.private}/home"
-
-    @property
-    def temporary(self) -> str:
-        """Its directory for what is temporary."""
-        return f"{self.private}/tmp"  # noqa: S108 - it was made for this command
 
     def encoded(self) -> bytes:
         """Return the order as it is sent: a block of JSON."""

@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from kaizen_tools._text import ends
 __all__ = ["Captured", "Running", "kill_session", "started"]
 
 _CHUNK = 1 << 16
-_LINES = 2
+_LINES, _WORDS = 2, 3
 _KILL_S = 12.0
 _LAST_OUTPUT_S = 1.0
 _JSON_AROUND = 300
@@ -37,7 +36,7 @@ _JSON_AROUND = 300
 async def started(
     spawner: Spawner,
     directory: int,
-    order: Callable[[str], Order],
+    order: Order,
     settings: BashSettings,
     max_chars: int,
 ) -> AsyncGenerator[Running]:
@@ -45,14 +44,13 @@ async def started(
 
     Args:
         directory: The descriptor of the directory that it runs in.
-        order: Returns the order, given the path of a private directory.
+        order: What to run.
     """
     with _Beginning() as beginning:
         # Nothing that a thread has made may be lost because nobody waits for it any more.
         with anyio.CancelScope(shield=True):
             begin = partial(beginning.begin, spawner, directory, order)
-            private, control, outputs, unsent = await run_sync(begin)
-        beginning.take()
+            control, outputs, unsent = await run_sync(begin)
         running = Running(control, outputs, settings, max_chars)
         try:
             await running.send(unsent)
@@ -60,10 +58,6 @@ async def started(
         finally:
             with anyio.CancelScope(shield=True):
                 await running.end()
-                if not running.is_reported:  # Otherwise the supervisor has removed it.
-                    with anyio.move_on_after(_KILL_S):
-                        remove = partial(rmtree, private, ignore_errors=True)
-                        await run_sync(remove, abandon_on_cancel=True)
 
 
 class _Beginning:
@@ -77,7 +71,6 @@ class _Beginning:
         self._lock = threading.Lock()
         self._opened = ExitStack()
         self._is_over = False
-        self._is_taken = False
 
     def __enter__(self) -> Self:
         return self
@@ -87,29 +80,17 @@ class _Beginning:
             self._is_over = True
             self._opened.close()
 
-    def take(self) -> None:
-        """Say that somebody looks after the private directory from here."""
-        self._is_taken = True
-
-    def _remove(self, private: str) -> None:
-        if not self._is_taken:
-            rmtree(private, ignore_errors=True)
-
     def begin(
-        self, spawner: Spawner, directory: int, order: Callable[[str], Order]
-    ) -> tuple[str, socket.socket, tuple[int, int], bytes]:
+        self, spawner: Spawner, directory: int, order: Order
+    ) -> tuple[socket.socket, tuple[int, int], bytes]:
         """Start a supervisor, and send it as much of the order as it takes at once.
 
         Returns:
-            A private directory for its command, with `home` and `tmp` in it; the socket of
-            the supervisor; what to read the command's outputs from; and the rest of the
-            order.
+            The socket of the supervisor; what to read the command's outputs from; and the
+            rest of the order.
         """
+        text = order.encoded()
         with ExitStack() as opened:
-            private = tempfile.mkdtemp(prefix="kaizen-")
-            opened.callback(self._remove, private)
-            for name in ("home", "tmp"):
-                os.mkdir(f"{private}/{name}", 0o700)  # noqa: PTH102 - once per command
             read, write = _pipes(opened)
             try:
                 control = spawner.start([directory, *write])
@@ -117,14 +98,13 @@ class _Beginning:
                 for descriptor in write:
                     os.close(descriptor)
             opened.callback(control.close)
-            text = order(private).encoded()
             with self._lock:
                 if self._is_over:
                     raise RuntimeError("nobody waits for the command any more")
                 with suppress(ConnectionError):
                     text = text[control.send(text) :]
                 self._opened = opened.pop_all()
-        return private, control, read, text
+        return control, read, text
 
 
 def _pipes(stack: ExitStack) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -201,6 +181,11 @@ class Running:
                 self._kill()
             await self._read_report()
             self._is_over = True
+            *_, private = self._begun
+            if private and not self._is_reported:  # The supervisor could not remove it.
+                with anyio.move_on_after(_KILL_S):
+                    remove = partial(rmtree, private, ignore_errors=True)
+                    await run_sync(remove, abandon_on_cancel=True)
 
     def result(self, max_chars: int) -> dict[str, Any]:
         """Return what the model is told."""
@@ -227,7 +212,7 @@ class Running:
             except ConnectionError:
                 piece = b""
             self._report += piece
-            self._ended = not piece or self.is_reported
+            self._ended = not piece or self._is_reported
 
     async def _read(
         self, output: int, captured: Captured, *, waiting: anyio.CancelScope
@@ -246,26 +231,29 @@ class Running:
                 waiting.cancel()
 
     @property
-    def is_reported(self) -> bool:
+    def _is_reported(self) -> bool:
         """Whether the supervisor has said how the command ended."""
         return self._report.count(b"\n") == _LINES
 
     @property
-    def _processes(self) -> tuple[int, int]:
-        """The supervisor and the first process of the command, or 0."""
-        words = self._report.partition(b"\n")[0].split()
-        return (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+    def _begun(self) -> tuple[int, int, str]:
+        """The supervisor and the first process of the command, or 0, and what it has."""
+        words = self._report.partition(b"\n")[0].split(b" ")
+        if len(words) < _WORDS:
+            return 0, 0, ""
+        private = os.fsdecode(bytes.fromhex(words[2].decode()))
+        return int(words[0]), int(words[1]), private
 
     def _kill(self) -> None:
         """Kill a supervisor that does not end, and what it leaves."""
-        supervisor, _ = self._processes
+        supervisor, _, _ = self._begun
         if supervisor:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(supervisor, signal.SIGKILL)
 
     async def _read_report(self) -> None:
         """Learn how the command ended; clean up after a supervisor that was killed."""
-        if self.is_reported:
+        if self._is_reported:
             code, left, why = self._report.decode().split("\n")[1].split(" ")
             self._exit_code = int(code)
             if why in ("processes", "replaced"):
@@ -273,7 +261,7 @@ class Running:
             if left != "0":
                 self.left = f"processes that could not be killed: {left}"
             return
-        _, child = self._processes
+        _, child, _ = self._begun
         if child:
             self.left = "the supervisor was killed: what left the session may still run"
             await run_sync(kill_session, child)

@@ -62,10 +62,6 @@ class Sandbox:
     python: tuple[str, ...] = ()
     exposed: tuple[str, ...] = ()
 
-    def temporary(self, private: str) -> str:
-        """Return the path that a command knows its temporary directory by."""
-        return "/tmp" if self.backend == "bubblewrap" else f"{private}/tmp"  # noqa: S108
-
 
 Trial: TypeAlias = Callable[[Sandbox], Awaitable[str]]
 """Runs a command in a sandbox. Returns what is wrong with the sandbox, or `""`."""

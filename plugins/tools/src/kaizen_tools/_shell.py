@@ -78,6 +78,7 @@ async def _shell(
         processes=settings.bash.processes,
         grace_s=settings.bash.grace_s,
         limits=_limits(settings.bash),
+        temporary=tempfile.gettempdir(),
         confinement=sandbox.confinement,
     )
     spawner = Spawner(terms)
@@ -166,29 +167,20 @@ class Shell:
     async def _run(
         self, root: Root, command: tuple[str, ...], timeout_s: float
     ) -> dict[str, Any]:
-        def order(private: str) -> Order:
-            return Order(
-                command=command,
-                environment=self._environment(private),
-                directory=root.path,
-                private=private,
-            )
-
+        order = Order(command=command, environment=self._environment(), directory=root.path)
         async with started(
             self._spawner, root.descriptor, order, self._settings, self._max_chars
         ) as running:
             await running.finish(timeout_s)
         return {**running.result(self._max_chars), "sandbox": self.sandbox.backend}
 
-    def _environment(self, private: str) -> Mapping[str, str]:
+    def _environment(self) -> Mapping[str, str]:
         named = {
             name: os.environ[name] for name in self._settings.env if name in os.environ
         }
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
-            "HOME": f"{private}/home",
-            "TMPDIR": self.sandbox.temporary(private),
             **named,
         }
 

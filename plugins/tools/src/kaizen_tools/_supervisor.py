@@ -7,93 +7,46 @@ are not those of this process, which has to outlast it, and neither is its confi
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
-import socket
 import sys
 import time
 
-from kaizen_tools._bubblewrap import Placeholders
-from kaizen_tools._command import NOT_STARTED, become_command
-from kaizen_tools._order import Order, Terms, block, read_block
+from kaizen_tools._calls import become_subreaper
+from kaizen_tools._command import NOT_STARTED
+from kaizen_tools._order import Order, Terms, read_block
+from kaizen_tools._placeholders import Placeholders
+from kaizen_tools._starting import ENDING, Starting, children_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-__all__ = ["Starting", "prepare", "remove_tree", "supervise"]
+__all__ = ["prepare", "supervise"]
 
-_PR_SET_CHILD_SUBREAPER = 36
-_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _TICK_MS = 50
 _KILL_S = 10.0
-_REMOVE_S = 3.0
 _FREEZES = 20
-_OF_BUBBLEWRAP = 2
 _ASKED = 128 + signal.SIGTERM
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
 _HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
-def prepare(terms: Terms, own: Sequence[int]) -> Starting:
+def prepare(terms: Terms, closed: Sequence[int]) -> Starting:
     """Do what can be done before there is an order.
 
     Args:
-        own: Descriptors that the command must not hold open.
+        closed: Descriptors that the command must not hold open.
     """
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # The command is never deaf to them, however early they come.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_DFL)
-    _become_subreaper()
-    _become_urgent()
-    channel, theirs = socket.socketpair()
-    process = os.fork()
-    if not process:
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-            channel.close()
-            for descriptor in own:
-                os.close(descriptor)
-            become_command(terms, theirs)
-        finally:
-            os._exit(NOT_STARTED)
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    theirs.close()
-    return Starting(process, channel)
-
-
-class Starting:
-    """The process that is to become the command, in a session of its own.
-
-    Attributes:
-        process: Its process id.
-    """
-
-    def __init__(self, process: int, channel: socket.socket) -> None:
-        self.process = process
-        self._channel = channel
-
-    def begin(self, text: bytes, descriptors: list[int]) -> None:
-        """Tell it the order, and what it writes to; it waits for what is protected."""
-        socket.send_fds(self._channel, [b"."], descriptors)
-        self._channel.sendall(block(text))
-
-    def run(self, kept: tuple[str, ...]) -> None:
-        """Let it become the command."""
-        self._channel.sendall(block(os.fsencode("\0".join(kept))))
-        self._channel.close()
-
-    def give_up(self) -> None:
-        """End it, if it is not the command yet."""
-        self._channel.close()
-        os.waitpid(self.process, 0)
+    if sys.platform == "linux":
+        become_subreaper()
+    _become_urgent()
+    return Starting(terms, closed)
 
 
 def supervise(
@@ -108,32 +61,40 @@ def supervise(
     Args:
         control: A socket. It gives the order, and says to stop when it says anything more
             or ends: when the program that gave the order closes it, or is gone. It takes
-            the report: the process ids of this process and of the command; then the exit
-            code, how many processes are left, and why it was stopped.
+            the report: the process ids of this process and of the command, and what the
+            command has for itself, in hexadecimal; then the exit code, how many processes
+            are left, and why it was stopped.
         directory: Where it runs.
         outputs: What it writes to.
     """
-    with open(control, "rb", buffering=0, closefd=False) as orders:
-        text = read_block(orders)
-    starting.begin(text, [directory, *outputs])
+    try:
+        with open(control, "rb", buffering=0, closefd=False) as orders:
+            text = read_block(orders)
+    except EOFError:
+        starting.give_up()
+        return
+    if starting.is_stale():
+        starting.give_up()
+        starting = Starting(terms, [control, directory, *outputs])
     order = Order.decoded(text)
     placeholders = _placeholders(terms)
     try:
+        starting.begin(text, directory, outputs)
         report = _refused(starting, order, control, outputs[1], placeholders)
         if not report:
             for descriptor in (directory, *outputs):
                 os.close(descriptor)
-            _send_report(control, f"{os.getpid()} {starting.process}\n")
-            watched = _watch(terms, starting.process, control, placeholders)
+            private = os.fsencode(starting.private.path).hex() if starting.private else ""
+            _send_report(control, f"{os.getpid()} {starting.process} {private}\n")
+            watched = _watch(terms, starting, control, placeholders)
             status, left, stopped = watched
             report = f"{_exit_code(status)} {left} {stopped}\n"
     finally:
         if placeholders is not None:
             placeholders.remove()
-        remove_tree(order.private, time.monotonic() + _REMOVE_S)
+        starting.remove()
     _send_report(control, report)
-    # What is still there is much, and nobody has to wait for its end.
-    remove_tree(order.private, float("inf"))
+    starting.remove_rest()
 
 
 def _refused(
@@ -149,6 +110,7 @@ def _refused(
         The report, if it does not run.
     """
     try:
+        starting.require()
         _require_program(order.command[0])
         kept = _protected(placeholders, control)
         if kept is not None:
@@ -157,27 +119,9 @@ def _refused(
     except OSError as error:
         starting.give_up()
         os.write(errors, f"the command could not be started: {error}\n".encode())
-        return f"0 0\n{NOT_STARTED} 0 \n"
+        return f"0 0 \n{NOT_STARTED} 0 \n"
     starting.give_up()
-    return f"0 0\n{_ASKED} 0 asked\n"
-
-
-def remove_tree(path: str, deadline: float) -> None:
-    """Remove a directory with all that is in it, as far as that goes until a deadline.
-
-    Nobody changes it meanwhile: all that could is gone.
-    """
-    try:
-        os.chmod(path, 0o700)  # noqa: PTH101 - paths are strings here
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.path, deadline)
-                elif time.monotonic() < deadline:
-                    os.unlink(entry.path)  # noqa: PTH108
-        os.rmdir(path)  # noqa: PTH106
-    except (OSError, RecursionError):
-        return
+    return f"0 0 \n{_ASKED} 0 asked\n"
 
 
 def _require_program(path: str) -> None:
@@ -204,17 +148,17 @@ def _protected(placeholders: Placeholders | None, control: int) -> tuple[str, ..
 
 
 def _watch(
-    terms: Terms, child: int, control: int, placeholders: Placeholders | None
+    terms: Terms, starting: Starting, control: int, placeholders: Placeholders | None
 ) -> tuple[int, int, str]:
     """Wait until a command ends or has to, and end all of it.
 
     Returns:
         Its status, how many processes are left, and why it was stopped.
     """
-    own = 0 if placeholders is None else _OF_BUBBLEWRAP
+    child, own = starting.process, starting.own
     status: int | None = None
     try:
-        status, stopped = _wait(child, control, terms.processes + own, placeholders)
+        status, stopped = _wait(child, control, terms.processes + len(own), placeholders)
         if stopped == "asked" and terms.grace_s:
             status = _let_end(child, terms, own)
     finally:
@@ -227,11 +171,6 @@ def _send_report(control: int, line: str) -> None:
         os.write(control, line.encode())
     except OSError:  # Who gave the order is gone.
         return
-
-
-def _become_subreaper() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _become_urgent() -> None:
@@ -272,35 +211,35 @@ def _wait(
             return None, "replaced"
 
 
-def _let_end(child: int, terms: Terms, own: int) -> int | None:
+def _let_end(child: int, terms: Terms, own: Collection[int]) -> int | None:
     """Ask everything to end, and give it time, but not to multiply.
 
     It is frozen while it is asked, so that nothing starts unasked meanwhile. What it
     starts afterwards may be what cleans up.
 
     Args:
-        own: How many processes belong to bubblewrap. They end when the command does, and
-            take it with them if they end before.
+        own: The processes of bubblewrap. If they end before the command does, they take it
+            with them.
 
     Returns:
         The status of the command, if it ends.
     """
     deadline = time.monotonic() + terms.grace_s
     frozen = _frozen()
-    asked = _descendants()[own:]
+    asked = _others(own)
     for process in asked:
         _send(os.kill, process, signal.SIGTERM)
     if _HAS_PROC and not asked:
-        return None  # Bubblewrap is about to start the command, or about to end.
+        return None  # The command has ended.
     for process in frozen:
         _send(os.kill, process, signal.SIGCONT)
     if not _HAS_PROC:
         _send(os.killpg, child, signal.SIGTERM)
     status, pause = None, 0.001
-    while time.monotonic() < deadline and not _are_over(terms.processes + own):
+    while time.monotonic() < deadline and not _are_over(terms.processes + len(own)):
         found, is_all = _reap(child)
         status = found if status is None else status
-        if is_all:
+        if is_all or (_HAS_PROC and not _others(own)):
             break
         time.sleep(pause)
         pause = min(pause * 2, _TICK_MS / 1000)
@@ -337,7 +276,7 @@ def _wait_for_a_child(timeout_s: float) -> None:
     poll = select.poll()
     opened = []
     try:
-        for child in _children(os.getpid()):
+        for child in children_of(os.getpid()):
             if (descriptor := _opened(child)) is not None:
                 opened.append(descriptor)
                 poll.register(descriptor, select.POLLIN)
@@ -408,7 +347,7 @@ def _descendants(enough: int = sys.maxsize) -> list[int]:
     """
     if not _HAS_PROC:
         return []
-    children = _children if _HAS_CHILDREN else _all_children().get
+    children = children_of if _HAS_CHILDREN else _all_children().get
     found: list[int] = []
     waiting = [os.getpid()]
     while waiting and len(found) <= enough:
@@ -418,17 +357,9 @@ def _descendants(enough: int = sys.maxsize) -> list[int]:
     return found
 
 
-def _children(process: int) -> list[int]:
-    """Return the children of a process. Takes as long as it has threads."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - starts faster
-            path = f"/proc/{process}/task/{thread}/children"
-            with open(path, "rb") as file:  # noqa: PTH123 - starts faster
-                found += map(int, file.read().split())
-    except OSError:
-        return found
-    return found
+def _others(own: Collection[int]) -> list[int]:
+    """Return the processes below this one that are not those of bubblewrap."""
+    return [process for process in _descendants() if process not in own]
 
 
 def _all_children() -> dict[int, list[int]]:

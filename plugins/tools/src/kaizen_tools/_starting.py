@@ -1,0 +1,147 @@
+"""The process that is to become a command, and what was made for it before it is known."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import suppress
+
+from kaizen_tools._bubblewrap import Enclosure
+from kaizen_tools._command import NOT_STARTED, become_command
+from kaizen_tools._order import block
+from kaizen_tools._private import Private
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from kaizen_tools._order import Terms
+
+__all__ = ["ENDING", "Starting", "children_of"]
+
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that ask a command to end, and that its supervisor ignores."""
+
+
+class Starting:
+    """A process that is to become a command, in a session of its own.
+
+    Attributes:
+        process: Its process id; 0 if there is none.
+        problem: Why there is none.
+        private: What the command has for itself.
+        own: The processes that are there for the command and not by it.
+    """
+
+    def __init__(self, terms: Terms, closed: Sequence[int]) -> None:
+        """Do what can be done before there is an order. What fails is a `problem`.
+
+        Args:
+            closed: Descriptors that the command must not hold open.
+        """
+        self._terms = terms
+        self.process = 0
+        self.problem: OSError | None = None
+        self.private: Private | None = None
+        self.own: frozenset[int] = frozenset()
+        self._enclosure: Enclosure | None = None
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._start(theirs, closed)
+            except OSError as problem:
+                self.problem = problem
+
+    def _start(self, theirs: socket.socket, closed: Sequence[int]) -> None:
+        self.private = Private(self._terms.temporary)
+        wanted = self._terms.confinement
+        if wanted is not None and wanted.backend == "bubblewrap":
+            self._enclosure = Enclosure(wanted, self.private)
+            self.own = frozenset(self._enclosure.processes)
+            self.own |= frozenset(children_of(self._enclosure.processes[1]))
+        # The command is never deaf to them, however early they come.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            self.process = self._enclosure.fork() if self._enclosure else os.fork()
+            if not self.process:
+                self._become(theirs, closed)
+        finally:
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def _become(self, theirs: socket.socket, closed: Sequence[int]) -> NoReturn:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            self._channel.close()
+            for descriptor in closed:
+                os.close(descriptor)
+            if self.private is not None:
+                become_command(self._terms, self.private, theirs, self._enclosure)
+        finally:
+            os._exit(NOT_STARTED)
+
+    def is_stale(self) -> bool:
+        """Say whether what was made is no longer what the command needs."""
+        return self._enclosure is not None and self._enclosure.is_stale()
+
+    def begin(self, text: bytes, directory: int, outputs: Sequence[int]) -> None:
+        """Tell it the order, and what it writes to; it waits for what is protected."""
+        if self.process:
+            # From a directory that was opened outside one could leave the namespaces.
+            more = [] if self._enclosure else [directory]
+            socket.send_fds(self._channel, [b"."], [*outputs, *more])
+            self._channel.sendall(block(text))
+
+    def require(self) -> None:
+        """Refuse to run it where that cannot work.
+
+        Raises:
+            OSError: It says why.
+        """
+        if self.problem is not None:
+            raise self.problem
+        if self._terms.confinement is not None:
+            self._terms.confinement.require_roots()
+
+    def run(self, kept: tuple[str, ...]) -> None:
+        """Let it become the command."""
+        self._channel.sendall(block(os.fsencode("\0".join(kept))))
+        self._channel.close()
+
+    def give_up(self) -> None:
+        """End it, if it is not the command yet, with all that was made for it."""
+        self._channel.close()
+        if self._enclosure is not None:
+            self._enclosure.end()
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what the command had for itself, as far as that is soon done."""
+        if self.private is not None:
+            self.private.remove()
+
+    def remove_rest(self) -> None:
+        """Remove what is left of that, for which nobody has to wait."""
+        if self.private is not None:
+            self.private.remove_rest()
+
+
+def children_of(process: int) -> list[int]:
+    """Return the children of a process. Takes as long as it has threads."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - starts faster
+            path = f"/proc/{process}/task/{thread}/children"
+            with open(path, "rb") as file:  # noqa: PTH123 - starts faster
+                found += map(int, file.read().split())
+    except OSError:
+        return found
+    return found
