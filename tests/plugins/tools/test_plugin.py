@@ -105,16 +105,19 @@ async def test_a_command_that_nothing_confines_says_so_everywhere(
     ("bash", "problem"),
     [
         ({"sandbox": "bubblewrap", "bubblewrap": "/no/bwrap"}, "/no/bwrap"),
-        ({"sandbox": "bubblewrap", "bubblewrap": "/bin/true"}, "was not confined"),
-        ({"sandbox": "bubblewrap", "bubblewrap": "pretender"}, "was not confined"),
+        ({"sandbox": "bubblewrap", "bubblewrap": "/bin/true"}, "made no namespaces"),
+        ({"sandbox": "bubblewrap", "bubblewrap": "pretender"}, "made no namespaces"),
+        ({"sandbox": "bubblewrap", "bubblewrap": "liar"}, "made no namespaces"),
     ],
 )
 async def test_a_sandbox_that_is_demanded_and_does_not_work_is_an_error(
     toolbox: Toolbox, tmp_path: Path, bash: dict[str, Any], problem: str
 ) -> None:
     pretender = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
-    (tmp_path / "pretender").write_text(f"#!/bin/sh\n{pretender}\n", encoding="utf-8")
-    (tmp_path / "pretender").chmod(0o755)
+    liar = """printf '{"child-pid": %s}\\n\\nready\\n' $$; read -r _"""
+    for name, script in (("pretender", pretender), ("liar", liar)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
 
     async with toolbox(bash=bash) as call:
         with pytest.raises(ConfigurationError, match=problem):

@@ -49,6 +49,7 @@ _USER, _PROCESSES = 0x10000000, 0x20000000
 _OTHERS = {"mnt": 0x20000, "net": 0x40000000, "ipc": 0x08000000}
 _GET_OWNER = 0xB701
 _READY_MS = 10_000
+_NONE = "bubblewrap made no namespaces"
 _MAX_TEXT = 10_000
 
 
@@ -56,7 +57,8 @@ class Enclosure:
     """The namespaces of one command, and how to get into them.
 
     Attributes:
-        processes: Bubblewrap, and the first process in the namespaces.
+        processes: Bubblewrap, and the first process in the namespaces. All that is in them
+            ends with that.
     """
 
     def __init__(self, wanted: Confinement, private: Private) -> None:
@@ -69,7 +71,11 @@ class Enclosure:
         self._seen = _seen(wanted)
         self._mounts = _mounts(wanted, private)
         self.processes, self._input = _started(wanted, self._mounts)
-        self._opened = _opened(self.processes[1])
+        try:
+            self._opened = _opened(self.processes[1], network=wanted.network)
+        except OSError:
+            os.kill(self.processes[0], signal.SIGKILL)
+            raise
 
     def is_stale(self) -> bool:
         """Say whether something else is now where a command would find what was there."""
@@ -128,11 +134,6 @@ class Enclosure:
         drop_privileges()
         refuse_calls(bytes.fromhex(self._wanted.program_filter))
 
-    def end(self) -> None:
-        """End what is in the namespaces; it has yet to be waited for."""
-        for process in self.processes:
-            os.kill(process, signal.SIGKILL)
-
 
 def _seen(wanted: Confinement) -> list[tuple[int, ...] | None]:
     """Return what is where a command finds or misses something of the machine."""
@@ -174,15 +175,24 @@ def _started(wanted: Confinement, mounts: Mounts) -> tuple[tuple[int, int], int]
     finally:
         for descriptor in (input_, said, info, program):
             os.close(descriptor)
-    text = _heard(heard)
-    os.close(heard)
-    if not text.endswith(_READY):
+    try:
+        return (process, _first_process(_heard(heard))), held
+    except OSError:
         os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        raise
+    finally:
+        os.close(heard)
+
+
+def _first_process(text: bytes) -> int:
+    """Return the first process in the namespaces, from what bubblewrap says."""
+    if not text.endswith(_READY):
         lines = text.decode(errors="replace").split("\n")
-        raise OSError(0, next(filter(None, reversed(lines)), "bubblewrap says nothing"))
-    facts = json.loads(text.removesuffix(_READY))
-    return (process, facts["child-pid"]), held
+        raise OSError(0, next(filter(None, reversed(lines)), _NONE))
+    try:
+        return int(json.loads(text.removesuffix(_READY))["child-pid"])
+    except (ValueError, KeyError, TypeError):
+        raise OSError(0, _NONE) from None
 
 
 def _heard(opened: int) -> bytes:
@@ -198,17 +208,26 @@ def _heard(opened: int) -> bytes:
     return text
 
 
-def _opened(process: int) -> dict[str, int]:
-    """Open the namespaces of a process, as far as they are not those of this one.
+def _opened(process: int, *, network: bool) -> dict[str, int]:
+    """Open the namespaces of a process, which are not those of this one.
 
     Bubblewrap may put the others into one namespace of users, their `owner`, and what it
     starts into another below it: then that of the user comes too.
+
+    Args:
+        network: Whether it has the network of this process.
+
+    Raises:
+        OSError: It is not confined.
     """
     opened = {}
     for name in ("user", "pid", *_OTHERS):
+        if name == "net" and network:
+            continue
         path = f"/proc/{process}/ns/{name}"
-        if not os.path.samefile(path, f"/proc/self/ns/{name}"):  # noqa: PTH121
-            opened[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if os.path.samefile(path, f"/proc/self/ns/{name}"):  # noqa: PTH121
+            raise OSError(0, _NONE)
+        opened[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     opened["owner"] = fcntl.ioctl(opened["mnt"], _GET_OWNER)
     os.set_inheritable(opened["owner"], False)
     if os.path.sameopenfile(opened["owner"], opened["user"]):

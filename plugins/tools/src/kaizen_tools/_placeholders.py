@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import stat
-from pathlib import Path
 
 from kaizen_tools._order import is_below
 
@@ -164,6 +163,6 @@ def _remove(at: str) -> None:
         if status.st_mtime != _MARK_S:
             return
         if stat.S_ISSOCK(status.st_mode) or stat.S_ISREG(status.st_mode):
-            Path(at).unlink()
+            os.unlink(at)  # noqa: PTH108 - paths are strings here
     except OSError:
         return

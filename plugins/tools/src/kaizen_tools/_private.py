@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 __all__ = ["Private"]
 
@@ -49,6 +50,9 @@ def _remove(path: str, deadline: float) -> None:
 
     Nobody changes it meanwhile: all that could is gone.
     """
+    with suppress(OSError):
+        os.rmdir(path)  # noqa: PTH106 - paths are strings here
+        return
     try:
         os.chmod(path, _MODE)  # noqa: PTH101 - paths are strings here
         with os.scandir(path) as entries:

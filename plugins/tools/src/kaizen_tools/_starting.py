@@ -33,6 +33,7 @@ class Starting:
         problem: Why there is none.
         private: What the command has for itself.
         own: The processes that are there for the command and not by it.
+        enclosing: Those of them that take all others with them.
     """
 
     def __init__(self, terms: Terms, closed: Sequence[int]) -> None:
@@ -46,6 +47,7 @@ class Starting:
         self.problem: OSError | None = None
         self.private: Private | None = None
         self.own: frozenset[int] = frozenset()
+        self.enclosing: tuple[int, ...] = ()
         self._enclosure: Enclosure | None = None
         self._channel, theirs = socket.socketpair()
         with theirs:
@@ -59,8 +61,9 @@ class Starting:
         wanted = self._terms.confinement
         if wanted is not None and wanted.backend == "bubblewrap":
             self._enclosure = Enclosure(wanted, self.private)
-            self.own = frozenset(self._enclosure.processes)
-            self.own |= frozenset(children_of(self._enclosure.processes[1]))
+            self.enclosing = self._enclosure.processes
+            holding = children_of(self.enclosing[-1])
+            self.own = frozenset({*self.enclosing, *holding})
         # The command is never deaf to them, however early they come.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         for number in ENDING:
@@ -116,8 +119,8 @@ class Starting:
     def give_up(self) -> None:
         """End it, if it is not the command yet, with all that was made for it."""
         self._channel.close()
-        if self._enclosure is not None:
-            self._enclosure.end()
+        for process in self.enclosing:
+            os.kill(process, signal.SIGKILL)
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)

@@ -27,6 +27,7 @@ __all__ = ["prepare", "supervise"]
 
 _TICK_MS = 50
 _KILL_S = 10.0
+_ENOUGH_S = 0.01
 _FREEZES = 20
 _ASKED = 128 + signal.SIGTERM
 _HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
@@ -162,7 +163,7 @@ def _watch(
         if stopped == "asked" and terms.grace_s:
             status = _let_end(child, terms, own)
     finally:
-        status, left = _end(child, status)
+        status, left = _end(child, status, starting.enclosing)
     return status, left, stopped
 
 
@@ -246,8 +247,11 @@ def _let_end(child: int, terms: Terms, own: Collection[int]) -> int | None:
     return status
 
 
-def _end(child: int, status: int | None) -> tuple[int, int]:
+def _end(child: int, status: int | None, first: Sequence[int] = ()) -> tuple[int, int]:
     """Kill everything below this process, until there is nothing or it takes too long.
+
+    Args:
+        first: Processes that take all others with them, if there are such.
 
     Returns:
         The status of the command, and how many processes are left.
@@ -255,20 +259,28 @@ def _end(child: int, status: int | None) -> tuple[int, int]:
     deadline = time.monotonic() + _KILL_S
     if not _HAS_PROC:
         _send(os.killpg, child, signal.SIGKILL)
-    pause = 0.001
+    for process in first:
+        _send(os.kill, process, signal.SIGKILL)
+    pause, is_enough = 0.001, bool(first)
     while True:
         found, is_all = _reap(child)
         status = found if status is None else status
         if is_all or time.monotonic() >= deadline:
             left = 0 if is_all else max(1, len(_descendants()))
             return 0x7F00 if status is None else status, left
-        if status is None:
-            # The whole group in one go, which no fork escapes.
-            _send(os.killpg, child, signal.SIGKILL)
-        for process in _frozen():
-            _send(os.kill, process, signal.SIGKILL)
+        if not is_enough:
+            _kill_descendants(child, has_ended=status is not None)
         _wait_for_a_child(pause)
+        is_enough = is_enough and pause < _ENOUGH_S
         pause = min(pause * 2, 0.02)
+
+
+def _kill_descendants(child: int, *, has_ended: bool) -> None:
+    if not has_ended:
+        # The whole group in one go, which no fork escapes.
+        _send(os.killpg, child, signal.SIGKILL)
+    for process in _frozen():
+        _send(os.kill, process, signal.SIGKILL)
 
 
 def _wait_for_a_child(timeout_s: float) -> None:
