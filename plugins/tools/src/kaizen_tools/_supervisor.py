@@ -74,7 +74,7 @@ def supervise(
     except EOFError:
         starting.give_up()
         return
-    if starting.is_stale():
+    if starting.problem is not None or starting.is_stale():
         starting.give_up()
         starting = Starting(terms, [control, directory, *outputs])
     order = Order.decoded(text)
