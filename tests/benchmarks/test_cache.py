@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -17,12 +18,19 @@ from kaizen import (
     AgentConfig,
     BaseAgent,
     BaseProvider,
+    Image,
+    InputField,
     Kernel,
     Message,
+    ModelDelta,
     ModelReply,
     ModelRequest,
+    OutputField,
+    Signature,
+    Tool,
     Usage,
     current_run,
+    tool,
 )
 from kaizen.testing import ModelPlugin
 from kaizen_cache import CachePlugin, CacheSettings, ModelCache
@@ -36,6 +44,7 @@ from tests.benchmarks._table import Row, Table
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 1_000
 TURNS = 100
+QUESTIONS = 1_000
 PLAIN = AgentConfig(llm_provider="asked")
 CACHED = AgentConfig(llm_provider="asked", cache_enabled=True)
 
@@ -155,6 +164,164 @@ def test_a_hit(table: Table, url: str) -> None:
         Row(
             what="a cache that is installed and not enabled, beyond a bare run",
             measured=ratio(less(measured["off"], measured["bare"]), measured["unit"]),
+        ),
+    )
+
+
+def rare(**given: Any) -> Instant:
+    """Return a provider with another reply."""
+    provider = Instant()
+    provider.reply = replace(Instant.reply, **given)
+    return provider
+
+
+def in_turn(agent: BaseAgent) -> Subject:
+    """Ask one of a thousand questions after the other."""
+    numbers = itertools.cycle(range(QUESTIONS))
+    return awaited(lambda: agent.run(question=f"Why {next(numbers)}?"))
+
+
+def for_a_tenant(agent: BaseAgent) -> Subject:
+    """Ask for somebody else's sake each time, as a server does."""
+    whom = {"tenant": "acme", "user_id": "zoe"}
+    return awaited(lambda: agent.bind(metadata=whom).run(question="Why?"))
+
+
+def plainly(agent: BaseAgent) -> Subject:
+    return awaited(lambda: agent.run(question="Why?"))
+
+
+def read_along(agent: BaseAgent) -> Subject:
+    async def read() -> None:
+        async with agent.stream(question="Why?") as run:
+            async for _ in run:
+                pass
+
+    return awaited(read)
+
+
+def tools(count: int) -> list[Tool]:
+    made: list[Tool] = []
+    for number in range(count):
+
+        async def look_up(name: str, most: int = 10, since: float = 0.0) -> str:
+            """Look something up in one of the places where it may be.
+
+            Args:
+                name: What it is called.
+                most: How many are wanted.
+                since: How old they may be, in days.
+            """
+            return name
+
+        made.append(tool(danger="safe", name=f"look_up_{number}")(look_up))
+    return made
+
+
+class Seen(Signature):
+    """Say what is in a picture."""
+
+    photo: Image = InputField(desc="A picture")
+    answer: str = OutputField(desc="What is in it")
+
+
+PICTURE = Image(b"\x89PNG\r\n\x1a\n" + bytes(5_000_000))
+DATA = {"asked": {"blocks": [{"type": "thinking", "signature": "x" * 400}] * 2}}
+ORDINARY: Mapping[str, tuple[Instant, dict[str, Any], Callable[[BaseAgent], Subject]]] = {
+    f"each of {QUESTIONS:,} questions in turn": (Instant(), {}, in_turn),
+    "a reply of 20 KB": (rare(text="word " * 4_000), {}, plainly),
+    "a reply with data for its provider": (rare(provider_data=DATA), {}, plainly),
+    "an agent with 20 tools, for another tenant each time": (
+        Instant(),
+        {"tools": tools(20)},
+        for_a_tenant,
+    ),
+    "a question about a picture of 5 MB in memory": (
+        Instant(),
+        {"signature": Seen},
+        lambda agent: awaited(lambda: agent.run(photo=PICTURE)),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ORDINARY)
+def test_other_ordinary_hits(table: Table, what: str) -> None:
+    provider, options, asks = ORDINARY[what]
+
+    async def measure() -> dict[str, list[float]]:
+        async with kernel_with(provider) as bare, kernel_with(provider, cache()) as caching:
+            given = {"signature": "question -> answer", **options}
+            plain = BaseAgent(PLAIN, kernel=bare, **given)
+            cached = BaseAgent(CACHED, kernel=caching, **given)
+            for agent in (plain, cached):
+                inputs = {"photo": PICTURE} if "signature" in options else {"question": "?"}
+                await agent.run(**inputs)  # what is bound shares what that works out
+                await asks(agent)(QUESTIONS)
+            subjects = {"unit": unit, "bare": asks(plain), "hit": asks(cached)}
+            measured = await interleave(subjects, rounds=15)
+            figures = (await caching.get(ModelCache, "default")).figures
+            assert figures.misses <= QUESTIONS + 1
+        return measured
+
+    measured = anyio.run(measure)
+
+    beyond = less(measured["hit"], measured["bare"])
+    table.add(
+        Row(
+            what=f"a cache hit: {what}",
+            measured=ratio(beyond, measured["unit"]),
+            reach=5,
+        )
+    )
+
+
+def test_what_is_streamed(table: Table) -> None:
+    class Speaking(BaseProvider):
+        """Streams sixty pieces at once."""
+
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            for number in range(60):
+                yield ModelDelta(text=f"w{number} ")
+            text = "".join(f"w{number} " for number in range(60))
+            yield ModelReply(text=text, usage=Usage(requests=1))
+
+        async def complete(self, request: ModelRequest) -> ModelReply:
+            raise NotImplementedError
+
+    async def measure() -> dict[str, list[float]]:
+        uncached = AgentConfig(llm_provider="asked", cache_enabled=True, cache_ttl=0)
+        async with (
+            kernel_with(Speaking()) as bare,
+            kernel_with(Speaking(), cache()) as caching,
+        ):
+
+            def agent(config: AgentConfig, kernel: Kernel) -> BaseAgent:
+                return BaseAgent(config, "question -> answer", kernel=kernel)
+
+            subjects = {
+                "unit": unit,
+                "bare": read_along(agent(PLAIN, bare)),
+                "hit": read_along(agent(CACHED, caching)),
+                "miss": read_along(agent(uncached, caching)),
+            }
+            return await interleave(subjects, rounds=15)
+
+    measured = anyio.run(measure)
+
+    bare, one = measured["bare"], measured["unit"]
+    table.add(
+        Row(
+            what="a streamed cache hit of 60 pieces, to streaming them from a provider "
+            "that is instant",
+            measured=ratio(measured["hit"], bare),
+            form="{:.2f} ×",
+        ),
+        Row(
+            what="a streamed call of 60 pieces that the cache passes on, beyond one "
+            "without a cache",
+            measured=ratio(less(measured["miss"], bare), one),
         ),
     )
 

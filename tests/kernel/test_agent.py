@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import anyio
 import pytest
@@ -24,9 +26,11 @@ from kaizen import (
     Kernel,
     Message,
     ModelReply,
+    ModelRequest,
     OutputField,
     Provider,
     Result,
+    Run,
     Signature,
     TextDelta,
     ToolContext,
@@ -50,6 +54,7 @@ from kaizen.errors import (
     ToolRefusedError,
     UnknownNameError,
 )
+from kaizen.hookspecs import ModelCall
 from kaizen.runlog import decode, fold
 from kaizen.testing import (
     Call,
@@ -1268,3 +1273,33 @@ async def test_a_store_that_fails_stops_the_run_before_the_effect(
         with pytest.raises(CheckpointSaveError, match="is full"):
             await agent.run(question="?")
     assert not called
+
+
+async def test_the_hooks_of_an_agent_itself_can_be_asked_for(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    kept: WeakKeyDictionary[Run, str] = WeakKeyDictionary()
+
+    class Keeping:
+        """Keeps something of each run, as long as that lives."""
+
+        @hookimpl
+        async def wrap_model_call(
+            self, request: ModelRequest, call_next: ModelCall
+        ) -> ModelReply:
+            kept[current_run()] = "something"
+            seen.append(len(kept))
+            return await call_next(request)
+
+    seen: list[int] = []
+    model.say("42")
+    keeping, plain = Keeping(), BaseAgent(signature=Question, kernel=kernel)
+    agent = BaseAgent(signature=Question, kernel=kernel, hooks=[keeping])
+    await agent.run(question="6 × 7?")
+    gc.collect()
+
+    (own,) = agent.own_hooks
+    (found,) = own.implementations("wrap_model_call")
+    assert found.function == keeping.wrap_model_call
+    assert plain.own_hooks == ()
+    assert (seen, len(kept)) == ([1], 0)

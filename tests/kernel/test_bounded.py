@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import anyio.lowlevel
 import pytest
-from kaizen._bounded import bounded
+from kaizen.timing import OutOfTimeError, bounded
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ async def test_work_that_takes_too_long_is_cancelled_and_cleans_up() -> None:
                 await anyio.lowlevel.checkpoint()
             cleaned = True
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(OutOfTimeError):
         await bounded(work(), 0.01)
     assert cleaned
 

@@ -432,3 +432,29 @@ async def test_a_stream_that_ends_without_a_reply_has_broken_off() -> None:
 
     assert caught.value.retryable
     assert caught.value.partial == ModelReply(text="half")
+
+
+async def test_a_reply_that_is_given_again_is_known_to_cost_nothing() -> None:
+    class Remembering:
+        """Knows the answer."""
+
+        name = "remembering"
+
+        @hookimpl
+        async def wrap_model_call(
+            self, request: ModelRequest, call_next: ModelCall
+        ) -> ModelReply:
+            return ModelReply(text="x", cached=True)
+
+    async with Kernel(
+        plugins=[Offering(one={}), Remembering()],
+        discover=False,
+        config={"default_provider": "one"},
+        config_file=False,
+        environ={},
+    ) as kernel:
+        agent = BaseAgent(signature="question -> answer", kernel=kernel)
+        result = await agent.run(question="?")
+
+    assert result.cost_usd == Decimal(0)
+    assert result.usage == Usage()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import gc
 import json
 import os
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -393,3 +395,13 @@ def test_validating_reads_no_file(tmp_path: Path) -> None:
 
     assert TypeAdapter(Image).validate_python(path).path == path
     assert path.stat().st_atime_ns == 0
+
+
+def test_what_is_known_of_a_medium_can_be_kept_as_long_as_it_lives() -> None:
+    known: weakref.WeakValueDictionary[str, Media] = weakref.WeakValueDictionary()
+    medium = known["photo"] = Image(PNG)
+
+    assert known["photo"] is medium
+    del medium
+    gc.collect()
+    assert not known

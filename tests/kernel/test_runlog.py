@@ -35,6 +35,7 @@ from kaizen.runlog import (
     Noted,
     OutcomeDecided,
     Paused,
+    ReasoningDelta,
     Reserved,
     Resumed,
     Rewound,
@@ -862,6 +863,29 @@ async def test_every_reader_gets_everything() -> None:
     assert seen[0] == seen[1]
     assert len(seen[0]) == 6
     assert [event for event in seen[2] if isinstance(event, Entry)] == log.entries
+
+
+def test_a_tap_hears_everything_from_then_on_at_once_until_it_is_cancelled() -> None:
+    first, second, third = marks(3)
+    log = filled([first])
+    heard: list[StreamEvent] = []
+    log.publish("before")
+
+    tap = log.tap(heard.append)
+    for _ in range(2_000):
+        log.publish("x")
+    log.append(second)
+    log.publish("hm", ReasoningDelta)
+    watched = log.watched
+    tap.cancel()
+    log.publish("after")
+    log.append(third)
+    log.close()
+
+    texts = [each.text for each in heard if isinstance(each, TextDelta | ReasoningDelta)]
+    assert texts == ["x"] * 2_000 + ["hm"]
+    assert [each for each in heard if isinstance(each, Entry)] == [second]
+    assert (watched, log.watched) == (True, False)
 
 
 def test_a_late_reader_gets_every_entry_and_the_deltas_from_then_on() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import groupby
 from time import perf_counter, time
 from types import MappingProxyType
@@ -94,6 +95,7 @@ MAX_ERROR_CHARS = 10_000
 CLEANUP_S = 5.0
 _LOG = logging.getLogger("kaizen")
 _NOTHING = Usage()
+_FREE = Decimal(0)
 Value = TypeVar("Value")
 
 
@@ -729,7 +731,7 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
         run._uncharged = None
     else:
         _charge_earlier(run)
-        usage, cost = _NOTHING, None
+        usage, cost = _NOTHING, _FREE if reply.cached else None
     log.append(
         ModelReplied(
             seq=len(log.entries),

@@ -199,6 +199,11 @@ class BaseAgent:
         return self._grants
 
     @property
+    def own_hooks(self) -> tuple[HookManager, ...]:
+        """The hooks of this agent alone; at equal priority they come after the kernel's."""
+        return self._hooks
+
+    @property
     def description(self) -> str:
         """What it does, in a sentence."""
         return self._description or self.signature.instructions.strip().partition("\n")[0]

@@ -158,7 +158,7 @@ class Media:
         data: Its bytes, if it is in memory; a data URL is decoded.
     """
 
-    __slots__ = ("data", "media_type", "path", "url")
+    __slots__ = ("__weakref__", "data", "media_type", "path", "url")
 
     kind: ClassVar[MediaKind]
 

@@ -189,6 +189,7 @@ class Run:
     """
 
     __slots__ = (
+        "__weakref__",
         "_asked",
         "_begun",
         "_children",

@@ -78,6 +78,7 @@ __all__ = [
     "Steered",
     "StreamEvent",
     "Subscription",
+    "Tap",
     "TextDelta",
     "ToolFinished",
     "ToolIntended",
@@ -1020,7 +1021,7 @@ class RunLog:
         self._deltas = 0
         self._delta_seq = 0
         self._closed = False
-        self._subscriptions: tuple[Subscription, ...] = ()
+        self._subscriptions: tuple[Subscription | Tap, ...] = ()
         if keeping is not None:
             self._soon = keeping.durability == "async"
             self._unsure = False
@@ -1265,6 +1266,20 @@ class RunLog:
         self._subscriptions = (*self._subscriptions, subscription)
         return subscription
 
+    def tap(self, hear: Callable[[StreamEvent], None]) -> Tap:
+        """Have a function called with each event from now on, at once.
+
+        For what keeps up by nature, such as a copy: it takes no task, and misses nothing.
+        Cancel what is returned to end it; until then the log is watched.
+
+        Args:
+            hear: Is called where the event comes from, so it must not fail, nor add to the
+                log itself.
+        """
+        tap = Tap(self, hear)
+        self._subscriptions = (*self._subscriptions, tap)
+        return tap
+
     def close(self) -> None:
         """Let subscriptions end once they have delivered what there is."""
         self._closed = True
@@ -1336,6 +1351,28 @@ class Subscription(AsyncIterator[StreamEvent]):
 
     def _wake(self) -> None:
         self._signal.set()
+
+
+class Tap:
+    """Hears each event of a run when it happens; see `RunLog.tap`."""
+
+    __slots__ = ("_heard", "_log", "_push")
+
+    def __init__(self, log: RunLog, hear: Callable[[StreamEvent], None]) -> None:
+        self._log = log
+        self._push = hear
+        self._heard = len(log.entries)
+
+    def cancel(self) -> None:
+        """Hear no more."""
+        others = (each for each in self._log._subscriptions if each is not self)
+        self._log._subscriptions = tuple(others)
+
+    def _wake(self) -> None:
+        entries = self._log.entries
+        while self._heard < len(entries):
+            self._heard += 1
+            self._push(entries[self._heard - 1])
 
 
 _TYPES: dict[str, type[Entry]] = {

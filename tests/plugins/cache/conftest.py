@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from kaizen import BaseAgent, BaseProvider, Kernel, Result, Run
+from kaizen import BaseAgent, BaseProvider, Kernel, Result, Run, hookimpl
 from kaizen.messages import ModelDelta, ModelReply, ModelRequest, Usage
+from kaizen.registry import Registry
 from kaizen.runlog import ModelSwitched, Noted, ReasoningDelta, TextDelta
 from kaizen.testing import ModelPlugin
-from kaizen_cache import CachePlugin, CacheSettings, ModelCache
+from kaizen_cache import CachePlugin, CacheSettings, CacheStore, ModelCache
 
 Said: TypeAlias = (
     ModelReply | Sequence[str | ModelDelta | BaseException] | str | BaseException
@@ -231,6 +232,19 @@ async def tell(agent: BaseAgent, question: str = "?", **metadata: Any) -> Result
         return await agent.run(question=question)
 
 
+class Offering:
+    """Offers a store as `mine`."""
+
+    name = "offering"
+
+    def __init__(self, store: object) -> None:
+        self._store = store
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        registry.add(CacheStore, "mine", self._store)
+
+
 async def following(staged: Staged, count: int) -> None:
     """Wait until some calls wait for another."""
     with anyio.fail_after(20):
@@ -242,6 +256,7 @@ __all__ = [
     "PRICE",
     "USED",
     "Clock",
+    "Offering",
     "Reading",
     "Said",
     "Staged",

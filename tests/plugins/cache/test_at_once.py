@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -12,10 +15,23 @@ from anyio.lowlevel import checkpoint
 from kaizen import BaseAgent, BaseProvider, InterruptReason, Run, current_run, hookimpl
 from kaizen.errors import AgentTimeoutError, ModelError
 from kaizen.hookspecs import ModelCall
-from kaizen.messages import ModelReply, ModelRequest, Usage
+from kaizen.messages import ModelDelta, ModelReply, ModelRequest, Usage
 from kaizen.testing import ModelPlugin
+from kaizen_cache import MemoryCacheStore
 
-from .conftest import PRICE, USED, Staged, Staging, Teller, following, notes, tell
+from .conftest import (
+    PRICE,
+    USED,
+    Clock,
+    Offering,
+    Staged,
+    Staging,
+    Teller,
+    following,
+    notes,
+    tell,
+)
+from .test_hits import Around
 
 pytestmark = pytest.mark.anyio
 
@@ -353,3 +369,265 @@ async def test_calls_that_come_and_go_at_random_all_get_an_answer(
     assert len(answered) >= 45
     assert figures.waiting == 0
     assert not staged.cache._flights
+
+
+class Gated(MemoryCacheStore):
+    """Lets a test stop it in the middle of what it does.
+
+    Attributes:
+        gates: What it waits for after reading, and before writing.
+        reached: Are set when it gets there.
+    """
+
+    def __init__(self, *stopped: str) -> None:
+        super().__init__()
+        self.gates = {each: anyio.Event() for each in stopped}
+        self.reached = {each: anyio.Event() for each in stopped}
+
+    async def get(self, key: str) -> bytes | None:
+        value = await super().get(key)
+        await self._pass("get")
+        return value
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
+        await self._pass("put")
+        await super().put(key, value, ttl_s=ttl_s)
+
+    async def _pass(self, name: str) -> None:
+        if name in self.gates:
+            self.reached[name].set()
+            await self.gates[name].wait()
+
+
+@pytest.mark.parametrize("ttl", [10, 0])
+async def test_who_waits_gets_nothing_from_a_store_that_is_older_than_it_wants(
+    staging: Staging, clock: Clock, ttl: int
+) -> None:
+    store, model = Gated(), Teller("old", "new")
+    answers: list[str] = []
+
+    async def ask(agent: BaseAgent) -> None:
+        answers.append((await tell(agent)).answer)
+
+    async with staging(
+        model, plugins=[Offering(store)], store="mine", store_timeout_s=10
+    ) as staged:
+        patient, eager = staged.agent(), staged.agent({"cache_ttl": ttl})
+        await tell(patient)
+        await clock.let_pass(1_000)
+        store.gates["get"], store.reached["get"] = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, patient)
+            await store.reached["get"].wait()
+            tasks.start_soon(ask, eager)
+            await following(staged, 1)
+            store.gates.pop("get").set()
+
+    assert sorted(answers) == ["new", "old"]
+
+
+class Spoiler:
+    """Empties what the one who made the call gets of its provider's data.
+
+    Attributes:
+        seen: What it was of each reply.
+    """
+
+    name = "spoiler"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @hookimpl
+    async def wrap_model_call(
+        self, request: ModelRequest, call_next: ModelCall
+    ) -> ModelReply:
+        reply = await call_next(request)
+        data = cast(dict[str, Any], reply.provider_data)
+        self.seen.append(json.dumps(dict(data)))
+        if not reply.cached:
+            data.clear()
+        return reply
+
+
+async def test_the_one_who_made_a_call_cannot_change_what_others_get(
+    staging: Staging,
+) -> None:
+    data = {"teller": {"signature": "a"}}
+    model = Teller(ModelReply(text="hello", provider_data=data, usage=USED))
+    model.gate = anyio.Event()
+    spoiler = Spoiler()
+    async with staging(model, plugins=[spoiler]) as staged:
+        agent = staged.agent()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(tell, agent)
+            await following(staged, 2)
+            model.gate.set()
+        await tell(agent)
+
+    assert spoiler.seen == ['{"teller": {"signature": "a"}}'] * 4
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "calls"), [(MappingProxyType({"teller": 1}), 1), ({"teller": object()}, 3)]
+)
+async def test_what_json_cannot_hold_fails_nobody_who_waits(
+    staging: Staging, data: Mapping[str, Any], calls: int
+) -> None:
+    # What it can hold is shared, whatever it is; the rest is for the one who made it.
+    async def strip(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        reply = await call_next(request)
+        return replace(reply, provider_data=None)
+
+    model = Teller(ModelReply(text="hello", provider_data=data, usage=USED), *["hello"] * 2)
+    model.gate = anyio.Event()
+    async with staging(model, plugins=[Around(strip)]) as staged:
+        crowd = Crowd(staged, staged.agent(), model)
+        async with anyio.create_task_group() as tasks:
+            await crowd.gather(tasks, 3)
+            model.gate.set()
+
+    assert crowd.answers == dict.fromkeys(range(3), "hello")
+    assert len(model.requests) == calls
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_cache_that_is_cleared_while_a_reply_is_put_keeps_nothing_of_before(
+    staging: Staging, cancelled: bool
+) -> None:
+    class Late(Gated):
+        async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
+            with anyio.CancelScope(shield=cancelled):
+                await super().put(key, value, ttl_s=ttl_s)
+
+    store, model = Late("put"), Teller("before", "after")
+    async with staging(
+        model, plugins=[Offering(store)], store="mine", store_timeout_s=10
+    ) as staged:
+        agent = staged.agent()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tell, agent)
+            await store.reached["put"].wait()
+            await staged.cache.clear()
+            if cancelled:
+                tasks.cancel_scope.cancel()
+            store.gates.pop("put").set()
+        answer = (await tell(agent)).answer
+
+    assert answer == "after"
+
+
+async def test_what_was_read_before_the_cache_was_cleared_is_not_given_after_it(
+    staging: Staging,
+) -> None:
+    store, model = Gated(), Teller("before", "after")
+    async with staging(
+        model, plugins=[Offering(store)], store="mine", store_timeout_s=10
+    ) as staged:
+        agent = staged.agent()
+        crowd = Crowd(staged, agent, model)
+        await tell(agent)
+        store.gates["get"], store.reached["get"] = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(crowd.ask, 0)
+            await store.reached["get"].wait()
+            await staged.cache.clear()
+            store.gates.pop("get").set()
+
+    assert crowd.answers == {0: "after"}
+
+
+async def test_who_waits_does_so_no_longer_than_its_request_may_take(
+    staging: Staging,
+) -> None:
+    async def hasten(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        if current_run().metadata.get("hasty"):
+            settings = replace(request.settings, timeout_s=0.02)
+            request = replace(request, settings=settings)
+        return await call_next(request)
+
+    model = Teller("to the patient", "to the hasty")
+    model.gate = anyio.Event()
+    async with staging(model, plugins=[Around(hasten)]) as staged:
+        agent = staged.agent()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tell, agent)
+            await model.asked.wait()
+            gate, model.gate = model.gate, None
+            hasty = await tell(agent, hasty=True)
+            gate.set()
+
+    assert hasty.answer == "to the hasty"
+    assert staged.cache.figures.waiting == 0
+
+
+async def test_what_stops_a_program_passes_as_it_is(staging: Staging) -> None:
+    class Stopped(Teller):
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            raise KeyboardInterrupt
+            yield
+
+    async with staging(Stopped()) as staged:
+        agent = staged.agent({"stream": True})
+        with pytest.raises(KeyboardInterrupt):
+            await agent.run(question="?")
+        flights = dict(staged.cache._flights)
+
+    assert not flights
+
+
+class Suspending(MemoryCacheStore):
+    """Waits before and after each thing that it does."""
+
+    async def get(self, key: str) -> bytes | None:
+        await checkpoint()
+        value = await super().get(key)
+        await checkpoint()
+        return value
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float) -> None:
+        await checkpoint()
+        await super().put(key, value, ttl_s=ttl_s)
+        await checkpoint()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_call_may_be_cancelled_while_a_store_is_asked(
+    staging: Staging, streamed: bool
+) -> None:
+    async def first(scope: anyio.CancelScope) -> None:
+        with scope:
+            await agent.run(question="?")
+
+    async def second() -> None:
+        reading, run = await staged.stream(agent)
+        assert run.result is not None
+        assert reading.text == run.result.answer
+        answers.append(reading.text)
+
+    plugins = [Slow(), Offering(Suspending())]
+    async with staging(
+        Teller(), plugins=plugins, store="mine", store_timeout_s=10
+    ) as staged:
+        agent = staged.agent({"stream": streamed})
+        for moment in range(25):
+            await staged.cache.clear()
+            answers: list[str] = []
+            scope = anyio.CancelScope()
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(first, scope)
+                    await checkpoint()
+                    tasks.start_soon(second)
+                    tasks.start_soon(second)
+                    for _ in range(moment):
+                        await checkpoint()
+                    scope.cancel()
+
+            assert len(answers) == 2
+            assert staged.cache.figures.waiting == 0
+            assert not staged.cache._flights

@@ -7,16 +7,17 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from copy import deepcopy
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import anyio
 import pytest
-from kaizen import Kernel, hookimpl, tool
+from anyio.lowlevel import checkpoint
+from kaizen import BaseAgent, InputField, Kernel, OutputField, Signature, hookimpl, tool
 from kaizen.errors import ConfigurationError, UnknownNameError
 from kaizen.hookspecs import ModelCall
 from kaizen.messages import ModelReply, ModelRequest, ToolUse
-from kaizen.registry import Registry
 from kaizen.runlog import Noted
+from kaizen.testing import ModelPlugin
 from kaizen_cache import (
     CachePlugin,
     CacheSettings,
@@ -24,32 +25,35 @@ from kaizen_cache import (
     MemoryCacheStore,
     ModelCache,
 )
+from kaizen_cache._memory import Kept
+from pydantic import AfterValidator
 
-from .conftest import USED, Staging, Teller, following, notes, tell
+from .conftest import USED, Clock, Offering, Staging, Teller, following, notes, tell
 
 pytestmark = pytest.mark.anyio
 
 DATA = {"teller": {"signature": ["a", {"b": 1}]}}
 
 
-class Offering:
-    """Offers a store as `mine`."""
-
-    name = "offering"
-
-    def __init__(self, store: object) -> None:
-        self._store = store
-
-    @hookimpl
-    def contribute(self, registry: Registry) -> None:
-        registry.add(CacheStore, "mine", self._store)
-
-
 class Failing(MemoryCacheStore):
-    """Fails, or hangs, in what a test names."""
+    """Fails, or hangs, in what a test names.
+
+    Attributes:
+        asked: What it was asked to do.
+    """
 
     def __init__(self, **acts: BaseException | None) -> None:
         super().__init__()
+        self.asked: list[str] = []
+        self._acts = acts
+
+    def mend(self) -> dict[str, BaseException | None]:
+        """Fail no more; return what failed."""
+        acts, self._acts = self._acts, {}
+        return acts
+
+    def fail(self, acts: dict[str, BaseException | None]) -> None:
+        """Fail again."""
         self._acts = acts
 
     async def get(self, key: str) -> bytes | None:
@@ -61,6 +65,7 @@ class Failing(MemoryCacheStore):
         await super().put(key, value, ttl_s=ttl_s)
 
     async def _act(self, name: str) -> None:
+        self.asked.append(name)
         if name in self._acts:
             error = self._acts[name]
             if error is not None:
@@ -152,6 +157,13 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], obj
     return damage
 
 
+def replace_value(store: Any, change: Callable[[bytes], object]) -> None:
+    """Put something else into a store, as who can write to it may."""
+    ((key, kept),) = store._kept.items()
+    other = store._kept[key] = Kept(b"", kept.until)
+    other.value = cast(Any, change(kept.value))
+
+
 DAMAGES: Mapping[str, Callable[[bytes], object]] = {
     "cut": lambda value: value[:-10],
     "empty": lambda _: b"",
@@ -171,6 +183,22 @@ DAMAGES: Mapping[str, Callable[[bytes], object]] = {
     "wrong type": changed(lambda kept: kept["reply"].update(text=["a"])),
     "wrong usage": changed(lambda kept: kept["reply"].update(usage={"requests": "x"})),
     "wrong cost": changed(lambda kept: kept["reply"].update(cost_usd="NaN")),
+    "a cost that overflows": changed(
+        lambda kept: kept["reply"].update(cost_usd="9E999999")
+    ),
+    "a cost that is too exact": changed(
+        lambda kept: kept["reply"].update(cost_usd="1E-999999")
+    ),
+    "a cost below nothing": changed(lambda kept: kept["reply"].update(cost_usd="-1")),
+    "too many tokens": changed(
+        lambda kept: kept["reply"]["usage"].update(input_tokens=10**30)
+    ),
+    "fewer tokens than none": changed(
+        lambda kept: kept["reply"]["usage"].update(output_tokens=-1)
+    ),
+    "no time": changed(lambda kept: kept.update(at="NaN")),
+    "a time without end": lambda value: value.replace(b'"at":1000.0', b'"at":Infinity'),
+    "no number of a time": lambda value: value.replace(b'"at":1000.0', b'"at":NaN'),
 }
 
 
@@ -187,8 +215,7 @@ async def test_a_damaged_value_is_a_miss_and_is_reported_and_forgotten(
     ) as staged:
         agent = staged.agent()
         await tell(agent)
-        ((key, kept),) = store._kept.items()
-        store._kept[key] = kept._replace(value=damage(kept.value))
+        replace_value(store, damage)
 
         with caplog.at_level(logging.WARNING, "kaizen"):
             async with agent.stream(question="?") as run:
@@ -222,10 +249,8 @@ async def test_lengths_that_do_not_fit_are_words(staging: Staging, lengths: obje
     async with staging(Teller(), plugins=[Offering(store)], store="mine") as staged:
         agent = staged.agent()
         await staged.stream(agent)
-        ((key, kept),) = store._kept.items()
-        value = json.loads(kept.value)
-        value["lengths"] = None if lengths == "none" else lengths
-        store._kept[key] = kept._replace(value=json.dumps(value).encode())
+        told = None if lengths == "none" else lengths
+        replace_value(store, changed(lambda kept: kept.update(lengths=told)))
 
         again, _ = await staged.stream(agent)
 
@@ -390,6 +415,23 @@ async def test_the_plugin_leaves_nothing_behind(staging: Staging) -> None:
     assert kernel.hooks.names() == ()
 
 
+async def test_the_next_kernel_of_a_plugin_has_nothing_of_the_last_one() -> None:
+    model, plugin = Teller(), CachePlugin(CacheSettings())
+    answers = []
+    for _ in range(2):
+        async with Kernel(
+            plugins=[ModelPlugin(model, "teller"), plugin],
+            discover=False,
+            config_file=False,
+            environ={},
+        ) as kernel:
+            config = {"llm_provider": "teller", "cache_enabled": True}
+            agent = BaseAgent(config, "question -> answer", kernel=kernel)
+            answers += [(await tell(agent)).answer for _ in range(2)]
+
+    assert answers == ["answer 1", "answer 1", "answer 2", "answer 2"]
+
+
 async def test_a_note_holds_nothing_of_what_was_said(staging: Staging) -> None:
     async with staging(Teller("an answer of mine")) as staged:
         agent = staged.agent()
@@ -400,3 +442,185 @@ async def test_a_note_holds_nothing_of_what_was_said(staging: Staging) -> None:
     told = [each for each in run.log.entries if isinstance(each, Noted)]
     assert told
     assert "of mine" not in str(told)
+
+
+@pytest.mark.parametrize("at", [1e300, 99_999_999_999, 1_000_100.0])
+async def test_a_value_of_a_time_to_come_is_a_miss(
+    staging: Staging, clock: Clock, at: float
+) -> None:
+    store = MemoryCacheStore(clock=lambda: 0.0)
+    async with staging(Teller(), plugins=[Offering(store)], store="mine") as staged:
+        agent = staged.agent({"cache_ttl": 60})
+        await tell(agent)
+        replace_value(store, changed(lambda kept: kept.update(at=at)))
+        await clock.let_pass(1_000)
+
+        assert (await tell(agent)).answer == "answer 2"
+
+
+async def test_a_store_that_opens_slowly_is_opened_once_and_used_when_it_is_open(
+    staging: Staging,
+) -> None:
+    opened: list[str] = []
+    gate = anyio.Event()
+
+    async def opening() -> CacheStore:
+        opened.append("begun")
+        await gate.wait()
+        opened.append("open")
+        return MemoryCacheStore()
+
+    model = Teller()
+    async with staging(
+        model, plugins=[Offering(opening)], store="mine", store_timeout_s=0.02
+    ) as staged:
+        agent = staged.agent()
+        before = [(await tell(agent)).answer for _ in range(3)]
+        gate.set()
+        with anyio.fail_after(10):
+            while staged.cache._shelf._opening is not None:
+                await checkpoint()
+        after = [(await tell(agent)).answer for _ in range(3)]
+
+    assert before == ["answer 1", "answer 2", "answer 3"]
+    assert after == ["answer 4"] * 3
+    assert opened == ["begun", "open"]
+
+
+async def test_a_store_that_is_still_being_opened_does_not_keep_a_kernel_from_stopping(
+    staging: Staging,
+) -> None:
+    with anyio.fail_after(10):
+        offering = Offering(anyio.sleep_forever)
+        async with staging(
+            Teller(), plugins=[offering], store="mine", store_timeout_s=0.02
+        ) as staged:
+            assert (await tell(staged.agent())).answer == "answer 1"
+
+
+async def test_a_store_that_hangs_is_waited_for_once_and_then_left_alone_for_a_while(
+    staging: Staging, clock: Clock
+) -> None:
+    store = Failing(get=None)
+    async with staging(
+        Teller(), plugins=[Offering(store)], store="mine", store_timeout_s=0.02
+    ) as staged:
+        agent = staged.agent()
+        for _ in range(5):
+            await tell(agent)
+        in_vain = store.asked.count("get")
+        await clock.let_pass(5.1)
+        store.mend()
+        answers = [(await tell(agent)).answer for _ in range(2)]
+
+    assert in_vain == 1
+    assert store.asked == ["get", "get", "put", "get"]
+    assert answers == ["answer 6", "answer 6"]
+
+
+async def test_what_fails_again_and_again_is_logged_once_until_it_goes_well(
+    staging: Staging, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Failing(put=OSError("away"))
+    async with staging(Teller(), plugins=[Offering(store)], store="mine") as staged:
+        agent = staged.agent()
+
+        async def ask(times: int) -> int:
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, "kaizen"):
+                for _ in range(times):
+                    await clock.let_pass(10)
+                    await tell(agent, f"{clock.now}")
+            return len(caplog.records)
+
+        first = await ask(20)
+        acts = store.mend()
+        none = await ask(1)
+        store.fail(acts)
+        again = await ask(20)
+
+    assert (first, none, again) == (1, 0, 1)
+
+
+def loud(text: str) -> str:
+    if not text.isupper():
+        raise ValueError("must be upper case")
+    return text
+
+
+def broken(text: str) -> str:
+    raise RuntimeError("a validator that is broken")
+
+
+async def test_a_hit_that_does_not_fit_the_one_who_asks_is_a_miss(staging: Staging) -> None:
+    def asking(*checks: object) -> type[Signature]:
+        class Ask(Signature):
+            """Answer."""
+
+            question: str = InputField()
+            answer: Annotated[str, *checks] = OutputField(max_length=10)
+
+        return Ask
+
+    says = [f'{{"answer": "{each}"}}' for each in ("low", "HIGH", "?")]
+    model = Teller(*says)
+    lax, strict = asking(AfterValidator(str)), asking(AfterValidator(loud))
+    async with staging(model, scope="definition") as staged:
+        config = {"max_output_retries": 0}
+        one = staged.agent(config, signature=lax, agent_id="one")
+        other = staged.agent(config, signature=strict, agent_id="other")
+        answers = [(await tell(each)).answer for each in (one, other, other, one)]
+
+    assert answers == ["low", "HIGH", "HIGH", "HIGH"]
+    assert len(model.requests) == 2
+
+
+async def test_who_waits_gets_no_reply_that_does_not_fit(staging: Staging) -> None:
+    def asking(check: object) -> type[Signature]:
+        class Ask(Signature):
+            """Answer."""
+
+            question: str = InputField()
+            answer: Annotated[str, AfterValidator(check)] = OutputField(max_length=9)
+
+        return Ask
+
+    model = Teller('{"answer": "low"}', '{"answer": "HIGH"}')
+    model.gate = anyio.Event()
+    answers: dict[str, str] = {}
+
+    async def ask(name: str, check: object) -> None:
+        agent = staged.agent(signature=asking(check), agent_id=name)
+        answers[name] = (await tell(agent)).answer
+
+    async with (
+        staging(model, scope="definition") as staged,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(ask, "lax", str)
+        await model.asked.wait()
+        tasks.start_soon(ask, "strict", loud)
+        await following(staged, 1)
+        model.gate.set()
+
+    assert answers == {"lax": "low", "strict": "HIGH"}
+
+
+async def test_a_validator_that_breaks_fails_where_the_run_reads_and_keeps_nothing(
+    staging: Staging,
+) -> None:
+    class Ask(Signature):
+        """Answer."""
+
+        question: str = InputField()
+        answer: Annotated[str, AfterValidator(broken)] = OutputField(max_length=9)
+
+    model = Teller('{"answer": "a"}', '{"answer": "b"}')
+    async with staging(model) as staged:
+        agent = staged.agent(signature=Ask)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="that is broken") as caught:
+                await tell(agent)
+
+    assert len(model.requests) == 2
+    assert "cache" not in "".join(getattr(caught.value, "__notes__", ()))

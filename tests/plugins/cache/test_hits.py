@@ -94,7 +94,7 @@ async def test_a_hit_is_marked_and_costs_nothing(staging: Staging) -> None:
         first, second = await tell(agent), await tell(agent)
 
     assert (first.usage, first.cost_usd) == (USED, PRICE)
-    assert (second.usage, second.cost_usd) == (Usage(), None)
+    assert (second.usage, second.cost_usd) == (Usage(), Decimal(0))
     assert [each.cached for each in replies] == [False, True]
     assert (replies[1].usage, replies[1].cost_usd) == (Usage(), Decimal(0))
     assert (replies[1].text, replies[1].model) == ("hello", "teller-1")
@@ -144,7 +144,10 @@ async def test_a_hit_asks_no_limiter_and_no_budget(staging: Staging) -> None:
     assert len(passed) == 1
 
 
-async def test_a_hit_asks_no_hook_of_the_agent(staging: Staging) -> None:
+@pytest.mark.parametrize("kind", [Around, Inside])
+async def test_a_hit_asks_no_hook_of_the_agent(
+    staging: Staging, kind: type[Around]
+) -> None:
     passed: list[ModelRequest] = []
 
     async def count(request: ModelRequest, call_next: ModelCall) -> ModelReply:
@@ -152,7 +155,7 @@ async def test_a_hit_asks_no_hook_of_the_agent(staging: Staging) -> None:
         return await call_next(request)
 
     async with staging(Teller("hello")) as staged:
-        agent = staged.agent(hooks=[Around(count)])
+        agent = staged.agent(hooks=[kind(count)])
         await tell(agent)
         await tell(agent)
 
@@ -265,6 +268,21 @@ async def test_a_reply_is_no_older_than_the_one_who_asks_wants(
 
         assert (await tell(eager)).answer == "answer 2"
         assert (await tell(patient)).answer == "answer 2"
+
+
+async def test_a_clock_that_was_set_back_makes_nothing_younger(
+    staging: Staging, clock: Clock
+) -> None:
+    model = Teller()
+    async with staging(model) as staged:
+        patient, eager = staged.agent(), staged.agent({"cache_ttl": 60})
+        await tell(patient)
+        clock.now -= 0.5  # as clocks of two machines differ
+        near = (await tell(eager)).answer
+        clock.now -= 500
+
+        assert near == "answer 1"
+        assert (await tell(eager)).answer == "answer 2"
 
 
 async def test_with_a_ttl_of_0_nothing_is_kept(staging: Staging) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,11 @@ from kaizen.messages import (
 )
 from kaizen.run import Run
 from kaizen.tools import DangerLevel
-from kaizen_cache import CacheSettings
+from kaizen_cache import CacheSettings, _keys
 from kaizen_cache._keys import Keys, NoKeyError
 
-from .conftest import Staging, Teller, notes, tell
+from .conftest import PRICE, Staging, Teller, notes, tell
+from .test_hits import Around, Inside
 
 pytestmark = pytest.mark.anyio
 
@@ -457,3 +459,273 @@ async def test_agents_with_different_tools_never_share(
         answers = [(await tell(each)).answer for each in agents]
 
     assert answers == ["answer 1", "answer 2", "answer 3", "answer 2"]
+
+
+async def test_a_message_that_comes_twice_is_as_good_as_two_equal_ones(
+    keyed: Callable[..., Any],
+) -> None:
+    said = Message(role="user", content="hi", origin="user")
+
+    same, equal, once = await keyed(
+        replace(REQUEST, messages=(said, said)),
+        replace(REQUEST, messages=(said, replace(said))),
+        replace(REQUEST, messages=(said,)),
+    )
+
+    assert same == equal != once
+
+
+GROWN = (
+    USER,
+    ASKS,
+    TOLD,
+    Message(role="assistant", content="It is 3.", provider_data={"p": {"s": "a"}}),
+    Message(role="user", content=("And this?", Image(PNG + b"a"))),
+    Message(role="assistant", content="A picture."),
+    replace(ASKS, tool_uses=(replace(USE, id="2"), replace(USE, id="3"))),
+    replace(TOLD, tool_use_id="3"),
+    replace(TOLD, tool_use_id="2"),
+)
+
+
+@pytest.fixture
+async def running(staging: Staging) -> tuple[Run, ModelRequest]:
+    """A run that has ended, and what it asked."""
+    taken = Taken()
+    async with staging(Teller(), plugins=[taken]) as staged:
+        await tell(staged.agent())
+    return taken.calls[0]
+
+
+async def test_a_key_is_the_same_whether_the_conversation_grew_or_came_at_once(
+    running: tuple[Run, ModelRequest],
+) -> None:
+    run, request = running
+    growing = Keys(CacheSettings())
+    for start in ((), request.messages):
+        for length in range(1, len(GROWN) + 1):
+            asked = replace(request, messages=(*start, *GROWN[:length]), cycle=length)
+            at_once = await Keys(CacheSettings()).of(run, replace(asked, cycle=1))
+            assert await growing.of(run, asked) == at_once
+
+
+@pytest.mark.parametrize("what", ["arguments", "data", "message", "model", "tenant"])
+async def test_what_changes_in_an_earlier_turn_changes_the_key(
+    running: tuple[Run, ModelRequest], what: str
+) -> None:
+    run, request = running
+    arguments: dict[str, Any] = {"a": 1}
+    data: dict[str, Any] = {"p": 1}
+    uses = (replace(USE, arguments=arguments),)
+    asks = replace(ASKS, tool_uses=uses, provider_data=data)
+    asked = replace(request, messages=(USER, asks, TOLD), cycle=2)
+    keys = Keys(CacheSettings())
+    first = await keys.of(run, asked)
+
+    if what == "arguments":
+        arguments["a"] = 2
+    elif what == "data":
+        data["p"] = 2
+    elif what == "message":
+        asked = replace(asked, messages=(replace(USER, content="Who?"), asks, TOLD))
+    elif what == "model":
+        asked = replace(asked, model="other")
+    else:
+        run.metadata = {"tenant": "acme"}
+
+    assert await keys.of(run, asked) != first
+
+
+async def test_what_was_asked_is_not_kept_when_the_run_is_gone(staging: Staging) -> None:
+    async with staging(Teller()) as staged:
+
+        class Twice:
+            async def execute(self, *_: object) -> Mapping[str, Any]:
+                for said in ("one", "two"):
+                    await current_run().cycle([Message(role="user", content=said)])
+                return {"answer": f"{len(keys._stories)}"}
+
+        keys = staged.cache._keys
+        agent = staged.agent(strategy=Twice())
+        during = (await tell(agent, "my secret")).answer
+        gc.collect()
+        kept = [each.opening.messages for each in keys._frames.values()]
+
+    assert (during, len(keys._stories)) == ("1", 0)
+    assert "secret" not in str(kept)
+
+
+@pytest.mark.parametrize("by", ["middleware", "owner"])
+async def test_what_is_changed_in_provider_config_changes_the_key(
+    staging: Staging, by: str
+) -> None:
+    seeds = iter([1, 2, 1])
+
+    async def seed(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        if by == "middleware":
+            request.settings.extra["seed"] = next(seeds)  # type: ignore[index]
+        return await call_next(request)
+
+    async with staging(Teller(), plugins=[Around(seed)]) as staged:
+        agent = staged.agent({"provider_config": {"seed": 0}})
+        answers = []
+        for _ in range(3):
+            if by == "owner":
+                agent.config.provider_config["seed"] = next(seeds)
+            answers.append((await tell(agent)).answer)
+
+    assert answers == ["answer 1", "answer 2", "answer 1"]
+
+
+async def test_tools_are_read_once_whoever_an_agent_acts_for(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    tell_of = _keys._tools
+
+    def telling(specs: Iterable[ToolSpec]) -> str:
+        read.append(specs)
+        return tell_of(specs)
+
+    monkeypatch.setattr(_keys, "_tools", telling)
+    model = Teller()
+    async with staging(model) as staged:
+        agent = adding(staged.agent, "Add.")
+        await tell(agent)
+        before = len(read)
+        for number in range(5):
+            await tell(agent, tenant=f"{number}")
+
+    assert len(model.requests) == 6
+    assert len(read) == before
+
+
+async def test_a_picture_in_memory_is_hashed_once(
+    running: tuple[Run, ModelRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = running
+    read: list[object] = []
+    read_it = Image.read
+
+    async def reading(medium: Image) -> bytes:
+        read.append(medium)
+        return await read_it(medium)
+
+    monkeypatch.setattr(Image, "read", reading)
+    keys, picture = Keys(CacheSettings()), Image(PNG + b"a")
+    asked = [with_message(0, content=(text, picture)) for text in ("a", "b", "a")]
+    first, second, third = [await keys.of(run, each) for each in asked]
+
+    assert len(read) == 1
+    assert first == third != second
+    read.clear()
+    asked.clear()
+    del picture
+    gc.collect()
+    assert not keys._media
+
+
+async def test_a_reply_about_a_file_that_is_gone_meanwhile_is_given_and_not_kept(
+    staging: Staging, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+
+    class Removing(Teller):
+        async def complete(self, request: ModelRequest) -> ModelReply:
+            await anyio.Path(path).unlink(missing_ok=True)
+            return await super().complete(request)
+
+    answers = []
+    async with staging(Removing()) as staged:
+        agent = staged.agent(signature=Seen)
+        for _ in range(2):
+            await anyio.Path(path).write_bytes(PNG + b"a")
+            answers.append((await agent.run(photo=path)).answer)
+
+    assert answers == ["answer 1", "answer 2"]
+
+
+async def shout(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+    reply = await call_next(request)
+    return replace(reply, text=reply.text.upper())
+
+
+async def refuse(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+    raise PermissionError("closed")
+
+
+async def begin(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+    return await call_next(replace(request, prefix="Because "))
+
+
+@pytest.mark.parametrize("kind", [Around, Inside])
+@pytest.mark.parametrize("same_id", [False, True])
+async def test_what_an_agents_own_middleware_does_is_not_for_other_agents(
+    staging: Staging, kind: type[Around], same_id: bool
+) -> None:
+    said = ["secret", "secret", "a reason", "a question"]
+    model = Teller(*(said if kind is Around else ["secret", *said]))
+    async with staging(model, scope="definition") as staged:
+
+        def agent(name: str, *acts: Any) -> BaseAgent:
+            hooks = [kind(act) for act in acts]
+            return staged.agent(agent_id="one" if same_id else name, hooks=hooks)
+
+        plain = (await tell(agent("plain"))).answer
+        loud = (await tell(agent("loud", shout))).answer
+        again = (await tell(agent("another"))).answer
+        with pytest.raises(PermissionError):
+            await tell(agent("shut", refuse, shout, shout))
+
+    assert (plain, loud, again) == ("secret", "SECRET", "secret")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [shout, begin, lambda request, call_next: call_next(request.with_context("other"))],
+    ids=["reply", "prefix", "context"],
+)
+async def test_what_an_agents_own_middleware_changes_is_not_kept(
+    staging: Staging, act: Any
+) -> None:
+    model = Teller("one", "two", "three")
+    async with staging(model, scope="definition") as staged:
+        changing = staged.agent(agent_id="a", hooks=[Around(act)])
+        plain = staged.agent(agent_id="b")
+        answers = [(await tell(each)).answer for each in (changing, changing, plain)]
+
+    assert [each.lower() for each in answers] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("first", ["as it was", "changed"])
+@pytest.mark.parametrize("given", ["as it was", "changed"])
+async def test_of_two_questions_of_an_agents_own_middleware_the_right_one_counts(
+    staging: Staging, first: str, given: str
+) -> None:
+    async def ask_both(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        asked = {"as it was": request, "changed": request.with_context("other")}
+        order = sorted(asked, key=lambda each: each != first)
+        replies = {each: await call_next(asked[each]) for each in order}
+        return replies[given]
+
+    model = Teller()
+    async with staging(model) as staged:
+        agent = staged.agent(hooks=[Around(ask_both)])
+        answers = [(await tell(agent)).answer for _ in range(2)]
+
+    assert (answers[0] == answers[1]) is (given == "as it was")
+    assert len(model.requests) == (2 if given == "as it was" else 4)
+
+
+async def test_a_reply_that_is_said_to_cost_something_else_is_the_same(
+    staging: Staging,
+) -> None:
+    async def count(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        reply = await call_next(request)
+        return replace(reply, cost_usd=2 * PRICE)
+
+    async with staging(Teller()) as staged:
+        agent = staged.agent(hooks=[Around(count)])
+        answers = [(await tell(agent)).answer for _ in range(2)]
+
+    assert answers == ["answer 1"] * 2

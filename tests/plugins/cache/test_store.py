@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable
+from types import FunctionType, ModuleType
 
 import pytest
 from kaizen_cache import MemoryCacheStore
 from kaizen_cache._memory import OVERHEAD
 from kaizen_cache.testing import CacheStoreConformance
 
-from .conftest import Clock
+from .conftest import Clock, Staging, Teller, tell
 
 pytestmark = pytest.mark.anyio
 
@@ -104,3 +106,110 @@ async def test_the_old_value_is_gone_when_the_new_one_is_too_large(clock: Clock)
 async def test_a_store_without_room_is_refused(entries: int, size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         MemoryCacheStore(max_entries=entries, max_bytes=size)
+
+
+async def test_what_is_too_old_goes_before_what_was_not_used_for_longest(
+    clock: Clock,
+) -> None:
+    store = MemoryCacheStore(max_entries=3, clock=clock)
+    await store.put("long", b"long", ttl_s=1_000)
+    for key in ("short", "shorter"):
+        await store.put(key, b"short", ttl_s=1)
+
+    await clock.let_pass(10)
+    await store.put("new", b"new", ttl_s=1_000)
+
+    assert sorted(store._kept) == ["long", "new"]
+    assert store.size == len(b"longnew") + 2 * OVERHEAD
+
+
+async def test_the_ends_of_what_is_gone_take_no_memory_for_long(clock: Clock) -> None:
+    store = MemoryCacheStore(max_entries=3, clock=clock)
+    for number in range(5_000):
+        await store.put(f"key{number % 5}", b"value", ttl_s=60 + number)
+
+    assert len(store._ends) <= 100
+    await clock.let_pass(10_000)
+    await store.put("last", b"value", ttl_s=60)
+    assert list(store._kept) == ["last"]
+
+
+async def test_what_a_value_says_is_kept_within_the_bounds_and_gone_with_it(
+    clock: Clock,
+) -> None:
+    store = MemoryCacheStore(max_bytes=4 * OVERHEAD, clock=clock)
+    values = {key: key.encode() for key in ("a", "b", "c")}
+    for key, value in values.items():
+        await store.put(key, value, ttl_s=60)
+
+    store.remember("b", values["b"], "of b", OVERHEAD)
+    store.remember("c", b"another", "of another", 1)
+    store.remember("a", values["a"], "too much", 4 * OVERHEAD)
+
+    assert sorted(store._kept) == ["b", "c"]  # for want of room `a` is forgotten
+    found = [store.look("b"), store.look("c")]
+    assert [each and each.reading for each in found] == ["of b", None]
+    assert store.size == 3 * OVERHEAD + 2
+    await store.put("b", b"new", ttl_s=60)
+    kept = store.look("b")
+    assert kept is not None
+    assert kept.reading is None
+    await store.clear()
+    assert (store.size, len(store)) == (0, 0)
+
+
+def texts_in(*roots: object) -> set[str]:
+    """Return every text, and every bytes as text, that can be reached from objects."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    left = list(roots)
+    while left:
+        each = left.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(each))
+        if isinstance(each, str):
+            found.add(each)
+        elif isinstance(each, bytes):
+            found.add(each.decode(errors="replace"))
+        left += gc.get_referents(each)
+    return found
+
+
+async def test_what_was_said_is_nowhere_in_a_cache_when_its_time_is_up(
+    staging: Staging, clock: Clock
+) -> None:
+    async with staging(Teller("the answer is swordfish", "another")) as staged:
+        agent = staged.agent({"cache_ttl": 60})
+        for _ in range(3):
+            await tell(agent, "is the password hunter2")
+        parts = (staged.cache._keys, staged.cache._shelf._memory, staged.cache._flights)
+        during = texts_in(*parts)
+        await clock.let_pass(61)
+        await tell(agent, "something else")
+        gc.collect()
+        after = texts_in(*parts)
+
+    assert [each for each in during if "swordfish" in each]
+    assert not [each for each in during | after if "hunter2" in each]
+    assert not [each for each in after if "swordfish" in each]
+
+
+async def test_replies_and_what_is_worked_out_of_them_stay_within_the_bounds(
+    staging: Staging,
+) -> None:
+    said = [f"{n:05}" * 1_000 for n in range(60)]
+    async with staging(Teller(*said), max_bytes=50_000) as staged:
+        agent = staged.agent()
+        for number in range(60):
+            for _ in range(2):
+                await tell(agent, f"{number}")
+        memory = staged.cache._shelf._memory
+        assert memory is not None
+        kept = list(memory._kept.values())
+        answers = [each.reading for each in kept if each.reading is not None]
+        texts = sum(len(each) for each in texts_in(memory, staged.cache._keys))
+
+    assert memory.size <= 50_000
+    assert 1 <= len(answers) == len(kept) <= 4
+    assert texts <= 50_000

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from kaizen import BaseAgent, current_run
+from kaizen import BaseAgent, Run, current_run
 from kaizen.errors import ModelError
-from kaizen.messages import ModelDelta, ModelReply
-from kaizen.runlog import ModelSwitched, TextDelta
+from kaizen.messages import ModelDelta, ModelReply, ModelRequest
+from kaizen.runlog import Gap, ModelSwitched, TextDelta
+from kaizen_cache import _flight
 
 from .conftest import USED, Reading, Said, Staged, Staging, Teller, following, tell
 from .test_hits import Inside
@@ -242,3 +245,103 @@ async def test_a_reader_who_comes_late_reads_all_of_it(staging: Staging) -> None
                 await checkpoint()
 
     assert texts == ["Hel", "lo", "!"]
+
+
+class Slowly(Reading):
+    """Reads with a number of pauses after each event, and counts what it missed."""
+
+    def __init__(self, pauses: int) -> None:
+        super().__init__()
+        self.pauses = pauses
+        self.missed = 0
+
+    async def read(self, run: Run) -> None:
+        async for event in run:
+            if isinstance(event, Gap):
+                self.missed += event.missed
+            elif isinstance(event, TextDelta):
+                self.text += event.text
+                self.pieces.append(event.text)
+            for _ in range(self.pauses):
+                await checkpoint()
+
+
+@pytest.mark.parametrize("pauses", [0, 1, 3])
+@pytest.mark.parametrize("pieces", [5_000, 30_000])
+async def test_a_slow_reader_of_a_hit_misses_nothing_however_many_pieces_it_had(
+    staging: Staging, pauses: int, pieces: int
+) -> None:
+    said = [f"{n} " for n in range(pieces)]
+    async with staging(Teller(said)) as staged:
+        agent = staged.agent()
+        await tell(agent.bind(stream=True))
+        reading = Slowly(pauses)
+        await staged.stream(agent, reading)
+
+    assert reading.missed == 0
+    assert reading.text == "".join(said)
+    assert len(reading.pieces) <= 256
+
+
+async def test_who_comes_late_to_a_long_answer_misses_nothing_of_it(
+    staging: Staging,
+) -> None:
+    said = [*(f"{n} " for n in range(3_000)), "...", "and ", "so on"]
+    model = Teller(said)
+    model.gate = anyio.Event()
+    reading = Slowly(1)
+    async with staging(model) as staged, anyio.create_task_group() as tasks:
+        agent = staged.agent({"stream": True})
+        tasks.start_soon(tell, agent)
+        await model.asked.wait()
+        tasks.start_soon(follow, staged, agent, reading)
+        await following(staged, 1)
+        model.gate.set()
+
+    assert reading.missed == 0
+    assert reading.text == "".join(each for each in said if each != "...")
+    assert reading.switches == []
+
+
+async def test_who_reads_along_misses_nothing_of_an_answer_in_very_many_pieces(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_flight, "MOST_PIECES", 50)
+    said = [*(f"{n} " for n in range(40)), "...", *(f"{n} " for n in range(40, 99))]
+    model = Teller(said)
+    model.gate = anyio.Event()
+    first, second = Reading(), Reading()
+    async with staging(model) as staged, anyio.create_task_group() as tasks:
+        agent = staged.agent()
+        tasks.start_soon(follow, staged, agent, first)
+        tasks.start_soon(follow, staged, agent, second)
+        await second.until("".join(said[:40]))
+        (flight,) = staged.cache._flights.values()
+        model.gate.set()
+
+    assert first.text == second.text == "".join(each for each in said if each != "...")
+    assert len(flight.pieces) == 50
+    assert [*first.switches, *second.switches] == []
+
+
+async def test_of_a_call_under_way_a_bounded_number_of_pieces_is_kept(
+    staging: Staging,
+) -> None:
+    class Many(Teller):
+        async def stream(
+            self, request: ModelRequest
+        ) -> AsyncGenerator[ModelDelta | ModelReply]:
+            for _ in range(100_000):
+                yield ModelDelta(text="x")
+            (flight,) = staged.cache._flights.values()
+            kept.append(len(flight.pieces))
+            yield ModelReply(text="x" * 100_000, usage=USED)
+
+    kept: list[int] = []
+    async with staging(Many()) as staged:
+        agent = staged.agent({"stream": True})
+        await tell(agent)
+        again, _ = await staged.stream(agent)
+
+    assert kept == [_flight.MOST_PIECES]
+    assert again.text == "x" * 100_000

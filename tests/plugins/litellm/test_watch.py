@@ -58,7 +58,8 @@ def test_what_came_before_something_bad_is_good(size: int, bad: bytes) -> None:
         ("anthropic", {"type": "m", "delta": {"stop_reason": "max_tokens"}}, "length"),
         ("anthropic", {"type": "m", "delta": {"stop_reason": "end_turn"}}, "stop"),
         ("gemini", {"candidates": [{"finishReason": "SAFETY"}]}, "content_filter"),
-        ("gemini", {"promptFeedback": {"blockReason": "OTHER"}}, "OTHER"),
+        ("gemini", {"candidates": [{"finishReason": "OTHER"}]}, "content_filter"),
+        ("gemini", {"promptFeedback": {"blockReason": "OTHER"}}, "content_filter"),
         (
             "cohere_chat",
             {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
@@ -88,6 +89,17 @@ def test_it_sees_whether_and_why_a_model_ended(
     watch.feed(event(last))
 
     assert (watch.reason, watch.is_bad) == (reason, False)
+
+
+def test_an_event_has_ended_with_the_line_behind_it() -> None:
+    watch = Watch("openai")
+    line, _, behind = event(said("", "stop")).partition(b"\n")
+
+    watch.feed(line + b"\n")
+    assert watch.reason == ""
+    watch.feed(behind)
+
+    assert watch.reason == "stop"
 
 
 def test_the_last_line_needs_no_end() -> None:

@@ -9,15 +9,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.to_thread import run_sync
 from kaizen.errors import ConfigurationError
 from kaizen.tools import Tool
 from kaizen_tools import _sandbox
+from kaizen_tools._order import Confinement, RootPath
+from kaizen_tools._placeholders import Placeholders
+from kaizen_tools._processes import children_of
 from kaizen_tools._python import python_paths
 
 from tests.plugins.tools.addresses import listening
@@ -507,7 +512,7 @@ async def test_a_protected_name_that_is_replaced_from_outside_ends_the_command(
                 (tmp_path / "new").write_text("by an editor\n", encoding="utf-8")
                 (tmp_path / "new").rename(tmp_path / ".env")
 
-    assert "[stopped: somebody else replaced a protected name" in results[0]["stderr"]
+    assert "[stopped: somebody else replaced what was protected" in results[0]["stderr"]
     assert text(tmp_path / ".env") == "by an editor\n"
 
 
@@ -785,6 +790,203 @@ async def test_what_is_hidden_stays_so_when_it_is_replaced(
         second = await ran(call, f"cat {secret}")
 
     assert ("old" in first, "new" in second) == (False, False)
+
+
+async def test_what_is_hidden_and_is_replaced_meanwhile_ends_the_command(
+    toolbox: Toolbox, tmp_path: Path, bubblewrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has something to hide")
+    system, root = tmp_path / "etc", tmp_path / "root"
+    for each in (system, root):
+        each.mkdir()
+    secret = system / "key"
+    secret.touch(mode=0o600)
+    os.mkfifo(root / "ready")
+    monkeypatch.setattr("kaizen_tools._sandbox.PRIVATE_IN", (str(system),))
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "readable": [str(system)]}
+    results = []
+
+    async def run(call: Any) -> None:
+        command = f"echo >ready; while ! cat {secret}; do sleep 0.001; done; sleep 60"
+        results.append(await call("bash_command", command=command))
+
+    async with toolbox(roots=[str(root)], bash=bash) as call:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, call)
+                await run_sync(text, root / "ready", abandon_on_cancel=True)
+                (system / "next").touch(mode=0o600)
+                (system / "next").replace(secret)
+
+    assert results[0]["stderr"].endswith(
+        "[stopped: somebody else replaced what was protected or hidden]"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("moment", ["before", "while"])
+async def test_what_is_mounted_outside_is_not_writable_inside(
+    tmp_path: Path, bubblewrap: str, moment: str
+) -> None:
+    """As systemd has it, mounts spread to the namespaces below; and so did this one."""
+    (tmp_path / "shown/point").mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    os.mkfifo(tmp_path / "root/ready")
+    program = tmp_path / "program.py"
+    program.write_text(MOUNTING, encoding="utf-8")
+    own = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c"]
+    words = [sys.executable, str(program), str(tmp_path), bubblewrap, moment]
+    shared = 'mount --make-rshared / && exec "$@"'
+
+    start = partial(subprocess.run, capture_output=True, text=True, check=False, timeout=30)
+    done = await run_sync(start, [*own, shared, "sh", *words])
+
+    if "unshare failed" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert (done.stdout, done.stderr) == ("kept\n", "")
+
+
+MOUNTING = """
+import os, subprocess, sys
+from pathlib import Path
+import anyio
+from kaizen import Kernel, Tool
+from kaizen_tools import ToolsPlugin
+
+base, bubblewrap, moment = sys.argv[1:]
+point = f"{base}/shown/point"
+
+def mount():
+    subprocess.run(["mount", "-t", "tmpfs", "none", point], check=True)
+    Path(point, "file").write_text("kept\\n")
+
+async def main():
+    shown = [base + "/shown"]
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "readable": shown}
+    settings = {"tools": {"roots": [base + "/root"], "bash": bash}}
+    plugins = [ToolsPlugin]
+    options = {"discover": False, "config_file": False, "environ": {}}
+    async with Kernel(plugins=plugins, settings=settings, **options) as kernel:
+        tool = await kernel.get(Tool, "bash_command")
+        async def run(command):
+            return await tool.invoke({"command": command, "timeout_s": 20.0}, None)
+        await run("true")
+        await anyio.sleep(0.2)  # until the next command is prepared
+        if moment == "before":
+            mount()
+            await run(f"rm {point}/file; echo spoiled >{point}/file")
+        else:
+            async with anyio.create_task_group() as tasks:
+                write = f"rm {point}/file; echo no >{point}/file"
+                tasks.start_soon(run, f"echo >ready; read _ <ready; {write}")
+                ready = Path(base, "root/ready")
+                await anyio.to_thread.run_sync(ready.read_text)
+                mount()
+                await anyio.to_thread.run_sync(ready.write_text, "go")
+    print(Path(point, "file").read_text(), end="")
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("part", ["/bwrap", "/cat", "_spawner.py"])
+async def test_a_command_runs_though_what_waits_for_it_was_killed(
+    toolbox: Toolbox, bubblewrap: str, part: str
+) -> None:
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap}
+
+    async with toolbox(bash=bash) as call:
+        await ran(call, "true")
+        with anyio.fail_after(10):
+            while not (found := await run_sync(waiting, part)):
+                await anyio.lowlevel.checkpoint()
+        os.kill(found[-1], 9)
+        result = await call("bash_command", command="echo runs")
+
+    assert (result["exit_code"], result["stdout"], result["stderr"]) == (0, "runs\n", "")
+
+
+def waiting(part: str) -> list[int]:
+    """Return the processes below this one of a program, if the set of them is complete."""
+    found: dict[int, str] = {}
+    below = [os.getpid()]
+    while below:
+        process = below.pop()
+        below += children_of(process)
+        with suppress(OSError):
+            words = text(Path(f"/proc/{process}/cmdline")).split("\0")
+            found[process] = " ".join(words[:4])
+    is_complete = any("/cat" in line for line in found.values())
+    chosen = [process for process, line in found.items() if part in line]
+    return sorted(chosen) if is_complete else []
+
+
+async def test_bubblewrap_that_fails_and_leaves_something_is_told_of_at_once(
+    toolbox: Toolbox, tmp_path: Path
+) -> None:
+    failing = tmp_path / "failing"
+    script = f"#!/bin/sh\nsleep 60 {tmp_path} &\necho no such luck >&2\nexit 1\n"
+    failing.write_text(script.replace(f" {tmp_path}", ""), encoding="utf-8")
+    failing.chmod(0o755)
+    bash = {"sandbox": "bubblewrap", "bubblewrap": str(failing)}
+
+    async with toolbox(bash=bash) as call:
+        with anyio.fail_after(8), pytest.raises(ConfigurationError, match="no such luck"):
+            await call("bash_command", command="true")
+
+
+async def test_a_directory_that_only_its_mode_protects_is_kept_from_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "no right to write there")
+
+    (tmp_path / ".git").mkdir()
+    root = RootPath(path=str(tmp_path))
+    kept = (str(tmp_path / ".git/hooks"),)
+    holding = Placeholders(Confinement(backend="bubblewrap", roots=(root,), kept=kept))
+    monkeypatch.setattr("os.mknod", refused)
+
+    points = holding.make(lambda _: False)
+    holding.remove()
+
+    assert points == (str(tmp_path / ".git"),)
+
+
+@each_sandbox
+async def test_the_home_of_a_command_is_below_no_root(
+    toolbox: Toolbox,
+    tmp_path: Path,
+    confined: Confined,
+    sandbox: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command before it could put something there."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+    async with toolbox(bash=confined(sandbox)) as call:
+        home = await ran(call, "echo $HOME")
+
+    assert not home.startswith(str(tmp_path))
+
+
+async def test_a_command_may_kill_all_else_and_goes_on(
+    toolbox: Toolbox, bubblewrap: str
+) -> None:
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap}
+    command = (
+        "sleep 60 & kill -9 -1; echo x >/proc/1/fd/0; (sleep 0 &); echo still; ls /proc"
+    )
+
+    async with toolbox(bash=bash) as call:
+        result = await call("bash_command", command=command)
+
+    first, *rest = result["stdout"].split()
+    assert (result["exit_code"], first) == (0, "still")
+    # This one, `ls`, and the one that holds all; what has ended is gone.
+    assert len([name for name in rest if name.isdigit()]) <= 3
 
 
 async def test_a_command_is_given_no_way_out_of_its_namespaces(

@@ -684,7 +684,7 @@ async def test_a_task_that_asyncio_cancels_starts_nothing_and_leaves_nothing(
 async def test_a_supervisor_sees_the_end_of_a_command_on_systems_without_pidfds() -> None:
     program = """
 import os
-from kaizen_tools import _supervisor
+from kaizen_tools import _processes, _supervisor
 
 def missing(process):
     raise OSError(38, "no such system call")
@@ -692,7 +692,8 @@ def missing(process):
 os.pidfd_open = missing
 ours, theirs = os.pipe()
 child = os.fork() or os._exit(7)
-print(_supervisor._wait(child, ours, 100, None), _supervisor._end(child, 0))
+waited = _supervisor._wait(child, ours, 100, lambda: False)
+print(waited, _processes.end_all(child, 0))
 """
     words = [sys.executable, "-c", program]
     done = subprocess.run(  # noqa: ASYNC221

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from copy import deepcopy
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from sys import getsizeof
+from typing import Any, Literal, NamedTuple
 
-from kaizen.messages import ModelReply, Usage
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import to_json
+from kaizen.messages import ModelReply, ToolUse, Usage
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, field_validator
+from pydantic_core import from_json, to_json
 
-__all__ = ["Answer", "DamagedError", "Piece", "pieces_of", "read", "written"]
+__all__ = ["Answer", "DamagedError", "Piece", "lengths_of", "pieces_of", "read", "written"]
 
 VERSION = 1
-MOST_PIECES = 100_000
+MOST_USD = Decimal(1_000_000)
+MOST_TOKENS = 10**12
+OBJECTS_BYTES = 1_500
+"""About what the objects take that an answer consists of, beside its texts."""
+_SMALLEST_USD = -30
+_FREE, _UNUSED = Decimal(0), Usage()
 _WORDS = re.compile(r"\s*\S{1,40}|\s+")
 
 
@@ -36,50 +42,96 @@ class Piece(NamedTuple):
 
 
 class Answer:
-    """A reply that may be given again.
+    """A reply that may be given again, and that nobody else can change.
 
     Attributes:
         reply: As the provider gave it, with what it cost.
-        pieces: How it was streamed, or `None` if it was not.
+        lengths: How long each piece was in which it was streamed, thoughts with a minus;
+            `None` if it was not.
         at: When it was given, seconds since the epoch, UTC.
-        is_frozen: Whether nobody can change anything in it, so that many may have the
-            same one.
+        good_for: The mark of the cache that last gave it again, and the signature that it
+            fitted.
+        saved: What a log is told of it each time that it is given again.
+        saved_tokens: How many tokens that saves.
+
+    Raises:
+        ValueError: The reply has something in it that JSON cannot hold.
     """
 
-    __slots__ = ("_given", "at", "is_frozen", "pieces", "reply")
+    __slots__ = (
+        "_given",
+        "_parts",
+        "at",
+        "good_for",
+        "lengths",
+        "reply",
+        "saved",
+        "saved_tokens",
+    )
 
-    def __init__(
-        self, reply: ModelReply, pieces: Sequence[Piece] | None, at: float
-    ) -> None:
-        self.reply = reply
-        self.pieces = pieces
+    def __init__(self, reply: ModelReply, lengths: Sequence[int] | None, at: float) -> None:
+        self._parts: bytes | None = None
+        if not _is_frozen(reply):
+            self._parts = _json(
+                [reply.provider_data, [each.arguments for each in reply.tool_uses]]
+            )
+        self.reply = self._copy_of(reply)
+        self.lengths = None if lengths is None else array("q", lengths)
         self.at = at
-        self.is_frozen = reply.provider_data is None and all(
-            isinstance(use.arguments, str) for use in reply.tool_uses
-        )
-        self._given: ModelReply | None = None
+        self.good_for: tuple[object, object] = (None, None)
+        self.saved = _saved(reply)
+        self.saved_tokens = reply.usage.input_tokens + reply.usage.output_tokens
+        self._given = replace(self.reply, cached=True, usage=_UNUSED, cost_usd=_FREE)
+
+    @property
+    def size(self) -> int:
+        """About how much memory it takes, in bytes."""
+        parts = (self.reply.text, self.reply.reasoning, self._parts or b"", self.lengths)
+        return sum(getsizeof(each) for each in parts) + OBJECTS_BYTES
 
     def again(self) -> ModelReply:
         """Return the reply as it is given again: marked, and for nothing."""
-        given = self._given
-        if given is None:
-            given = replace(self.reply, cached=True, usage=Usage(), cost_usd=Decimal(0))
-            self._given = given
-        if self.is_frozen:
-            return given
-        return replace(
-            given,
-            tool_uses=deepcopy(given.tool_uses),
-            provider_data=deepcopy(given.provider_data),
+        return self._given if self._parts is None else self._copy_of(self._given)
+
+    def _copy_of(self, reply: ModelReply) -> ModelReply:
+        """Return a reply with parts of its own where these could be changed."""
+        if self._parts is None:
+            return reply
+        data, arguments = from_json(self._parts)
+        uses = zip(reply.tool_uses, arguments, strict=True)
+        return ModelReply(
+            text=reply.text,
+            tool_uses=tuple(
+                ToolUse(id=use.id, name=use.name, arguments=own) for use, own in uses
+            ),
+            usage=reply.usage,
+            finish_reason=reply.finish_reason,
+            cost_usd=reply.cost_usd,
+            model=reply.model,
+            reasoning=reply.reasoning,
+            cached=reply.cached,
+            provider_data=data,
         )
 
 
-class _Kept(BaseModel):
-    """An answer in a store.
+def _saved(reply: ModelReply) -> dict[str, object]:
+    usage, cost_usd = reply.usage, reply.cost_usd
+    return {
+        "saved_input_tokens": usage.input_tokens,
+        "saved_output_tokens": usage.output_tokens,
+        "saved_usd": None if cost_usd is None else str(cost_usd),
+    }
 
-    Attributes:
-        lengths: How long each piece was, thoughts with a minus.
-    """
+
+def _is_frozen(reply: ModelReply) -> bool:
+    """Whether nobody can change anything in a reply, so that all may have the same one."""
+    return reply.provider_data is None and all(
+        isinstance(use.arguments, str) for use in reply.tool_uses
+    )
+
+
+class _Kept(BaseModel):
+    """An answer in a store."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True
@@ -87,29 +139,53 @@ class _Kept(BaseModel):
 
     version: Literal[1]
     key: str
-    at: float
+    at: FiniteFloat
     reply: ModelReply
     lengths: list[int] | None
+
+    @field_validator("reply")
+    @classmethod
+    def _can_be_counted(cls, reply: ModelReply) -> ModelReply:
+        _refuse_odd_numbers(reply)
+        return reply
+
+
+def _refuse_odd_numbers(reply: ModelReply) -> None:
+    """Refuse what no model uses or costs, and what cannot be added up.
+
+    Raises:
+        ValueError: It is too much, too little or too fine.
+    """
+    usage, cost = reply.usage, reply.cost_usd
+    counts = [usage.requests, usage.input_tokens, usage.output_tokens]
+    counts += [usage.cached_tokens, usage.reasoning_tokens]
+    if not all(0 <= each <= MOST_TOKENS for each in counts):
+        raise ValueError("nobody uses that many tokens")
+    if cost is None:
+        return
+    exponent = cost.as_tuple().exponent
+    if not isinstance(exponent, int) or not 0 <= cost <= MOST_USD:
+        raise ValueError("no reply costs that")
+    if exponent < _SMALLEST_USD:
+        raise ValueError("no price is that exact")
 
 
 def written(key: str, answer: Answer) -> bytes:
     """Return an answer as it is kept.
 
     Raises:
-        ValueError: It holds what JSON cannot.
+        ValueError: It holds what JSON cannot, or numbers that cannot be.
     """
-    pieces = answer.pieces
-    lengths = None
-    if pieces is not None and len(pieces) <= MOST_PIECES:
-        lengths = [len(each.text) * (-1 if each.is_thought else 1) for each in pieces]
+    _refuse_odd_numbers(answer.reply)
+    lengths = answer.lengths
     kept = {
         "version": VERSION,
         "key": key,
         "at": answer.at,
         "reply": answer.reply,
-        "lengths": lengths,
+        "lengths": None if lengths is None else lengths.tolist(),
     }
-    return to_json(kept, inf_nan_mode="constants")
+    return _json(kept)
 
 
 def read(key: str, value: object, *, max_bytes: int) -> Answer:
@@ -128,32 +204,46 @@ def read(key: str, value: object, *, max_bytes: int) -> Answer:
         raise DamagedError(type(error).__name__) from None
     if kept.key != key:
         raise DamagedError("it is that of another key")
-    return Answer(kept.reply, _cut(kept.reply, kept.lengths), kept.at)
+    return Answer(kept.reply, _fitting(kept.reply, kept.lengths), kept.at)
 
 
-def _cut(reply: ModelReply, lengths: list[int] | None) -> list[Piece] | None:
-    """Return a reply in pieces of some lengths; `None` if that is not all of it."""
+def _fitting(reply: ModelReply, lengths: list[int] | None) -> list[int] | None:
+    """Return the lengths of pieces, or `None` if these are not all of a reply."""
     if lengths is None:
         return None
+    text = sum(each for each in lengths if each > 0)
+    thought = -sum(each for each in lengths if each < 0)
+    return lengths if (text, thought) == (len(reply.text), len(reply.reasoning)) else None
+
+
+def lengths_of(pieces: Iterable[Piece]) -> list[int]:
+    """Return how long pieces are, thoughts with a minus."""
+    return [-len(each.text) if each.is_thought else len(each.text) for each in pieces]
+
+
+def pieces_of(answer: Answer) -> list[Piece]:
+    """Return an answer as it is streamed: as it was, or else word by word."""
+    reply = answer.reply
+    if answer.lengths is None:
+        thoughts, words = _WORDS.findall(reply.reasoning), _WORDS.findall(reply.text)
+        return [*(Piece(each, True) for each in thoughts), *map(Piece, words)]
     pieces: list[Piece] = []
     text = thought = 0
-    for length in lengths:
-        if length >= 0:
+    for length in answer.lengths:
+        if length > 0:
             pieces.append(Piece(reply.text[text : text + length]))
             text += length
-        else:
+        elif length < 0:
             pieces.append(Piece(reply.reasoning[thought : thought - length], True))
             thought -= length
-    whole = (text, thought) == (len(reply.text), len(reply.reasoning))
-    return pieces if whole else None
+    return pieces
 
 
-def pieces_of(answer: Answer) -> Sequence[Piece]:
-    """Return an answer as it is streamed: as it was, or else word by word."""
-    if answer.pieces is not None:
-        return answer.pieces
-    reply = answer.reply
-    return [
-        *(Piece(each, True) for each in _WORDS.findall(reply.reasoning)),
-        *(Piece(each) for each in _WORDS.findall(reply.text)),
-    ]
+def _json(value: object) -> bytes:
+    return to_json(value, inf_nan_mode="constants", fallback=_as_dict)
+
+
+def _as_dict(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from kaizen.errors import OutputError
+import anyio
 from kaizen.hooks import Priority, hookimpl
 from kaizen.run import current_run
-from kaizen.runlog import ModelSwitched
+from kaizen.runlog import ModelSwitched, Noted
 
 from kaizen_cache._answer import Answer
+from kaizen_cache._asking import ASKING, Asking
 from kaizen_cache._flight import Flight
-from kaizen_cache._keys import Keys, NoKeyError
+from kaizen_cache._keys import Key, Keys, NoKeyError
 from kaizen_cache._reader import Reader
-from kaizen_cache._shelf import Shelf, note
+from kaizen_cache._shelf import SOURCE, Shelf, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from anyio.abc import TaskGroup
     from kaizen.hookspecs import ModelCall
     from kaizen.kernel import Kernel
     from kaizen.messages import ModelReply, ModelRequest
     from kaizen.run import Run
 
-    from kaizen_cache._flight import Ending
-    from kaizen_cache._keys import Key
     from kaizen_cache._settings import CacheSettings
 
 __all__ = ["CacheFigures", "ModelCache"]
@@ -36,6 +35,9 @@ __all__ = ["CacheFigures", "ModelCache"]
 MOST_FAILURES = 3
 """How many calls of others may fail before one who waits makes its own: a model that is
 down is not asked by everybody in a row."""
+
+SKEW_S = 1.0
+"""How far ahead the clock of another process may be that kept an answer, in seconds."""
 
 _NOTHING = Decimal(0)
 
@@ -63,26 +65,6 @@ class CacheFigures:
     saved_usd: Decimal = _NOTHING
 
 
-class _Asking:
-    """A call that the cache passed on.
-
-    Attributes:
-        unchanged: Whether it came through an agent's own hooks as it was; `None` until it
-            did.
-    """
-
-    __slots__ = ("request", "run", "unchanged")
-
-    def __init__(self, run: Run, request: ModelRequest) -> None:
-        self.run = run
-        self.request = request
-        self.unchanged: bool | None = None
-
-
-_ASKING: ContextVar[_Asking | None] = ContextVar("kaizen_cache", default=None)
-"""The innermost call inside which this code runs and which a cache passed on."""
-
-
 class ModelCache:
     """Answers model calls of one kernel whose like was made before.
 
@@ -92,26 +74,33 @@ class ModelCache:
         figures: What it did until now.
     """
 
-    def __init__(self, settings: CacheSettings, *, now: Callable[[], float] = time) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings,
+        *,
+        now: Callable[[], float] = time,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.figures = CacheFigures()
         self._settings = settings
         self._now = now
         self._keys = Keys(settings)
-        self._shelf = Shelf(settings)
+        self._shelf = Shelf(settings, clock)
         self._flights: dict[str, Flight] = {}
         self._kernel: Kernel | None = None
         self._cleared = 0
+        self._mark = object()  # stands for it where it must not be kept alive
 
-    def bind(self, kernel: Kernel) -> None:
-        """Know the kernel, which opens the store when it is first needed."""
+    def bind(self, kernel: Kernel, tasks: TaskGroup) -> None:
+        """Know the kernel, and the tasks in which the store is opened when it is needed."""
         self._kernel = kernel
+        self._shelf.work_in(tasks)
 
     async def clear(self) -> None:
         """Forget every reply, also those that are being made."""
         assert self._kernel is not None
         self._cleared += 1
         self._flights.clear()
-        self._keys.forget()
         await self._shelf.clear(self._kernel)
 
     @hookimpl(priority=Priority.NORMAL)
@@ -126,17 +115,19 @@ class ModelCache:
         run = current_run()
         if not run.plan.config.cache_enabled or not _is_wanted(run, request):
             return await call_next(request)
-        try:
-            key = await self._keys.of(run, request)
-        except NoKeyError as error:
-            note(run, "no_key", {"reason": str(error)})
-            return await call_next(request)
-        answer = self._fresh(run, self._shelf.at_hand(run, key.text))
-        if answer is None:
-            return await self._with_others(run, request, call_next, key)
+        key, has_files = self._keys.plain(run, request), False
+        if key is None:
+            try:
+                key, has_files = await self._keys.of(run, request)
+            except NoKeyError as error:
+                note(run, "no_key", {"reason": str(error)})
+                return await call_next(request)
+        answer, now = self._shelf.at_hand(run, key), self._now()
+        if answer is None or not self._is_fresh(run, request, answer, now):
+            return await self._with_others(run, request, call_next, Key(key, has_files))
         if run.log.watched:
             await Reader(run, request).complete(answer)
-        return self._give(run, key, answer)
+        return self._give(run, key, answer, now)
 
     async def _with_others(
         self, run: Run, request: ModelRequest, call_next: ModelCall, key: Key
@@ -148,28 +139,35 @@ class ModelCache:
             flight = self._flights.get(key.text)
             if flight is None:
                 return await self._lead(run, request, call_next, key, reader)
-            if _ASKING.get() is not None:  # it may be inside the call it would wait for
+            if (
+                ASKING.get() is not None
+            ):  # perhaps inside the very call that it would wait for
                 break
-            self.figures.waiting += 1
-            try:
-                answer = await flight.follow(reader)
-            finally:
-                self.figures.waiting -= 1
-            if answer is not None:
+            answer = await self._follow(flight, request, reader)
+            if answer is not None and self._may_share(run, request, flight, answer):
                 await reader.complete(answer)
-                return self._give(run, key, answer, shared=True)
-            reader.restart("the call that it shared brought no answer")
-            if flight.ending == "private":
+                return self._give(run, key.text, answer, self._now(), shared=True)
+            reader.restart("the call that it shared brought nothing for others, or not yet")
+            if flight.ending == "private" or (flight.ending is None and answer is None):
                 break
-            failures += flight.ending == "failed"
+            failures += flight.ending != "cancelled"
         self.figures.misses += 1
         return await call_next(request)
 
-    def arrived(self, request: ModelRequest) -> None:
-        """Take note of what became of a call in the hooks of its agent."""
-        asking = _ASKING.get()
-        if asking is not None and asking.run is current_run():
-            asking.unchanged = _asks_the_same(asking.request, request)
+    async def _follow(
+        self, flight: Flight, request: ModelRequest, reader: Reader
+    ) -> Answer | None:
+        """Wait for the call of another, but no longer than this one may take."""
+        timeout_s = request.settings.timeout_s
+        self.figures.waiting += 1
+        try:
+            if timeout_s is None:
+                return await flight.follow(reader)
+            with anyio.move_on_after(timeout_s):
+                return await flight.follow(reader)
+        finally:
+            self.figures.waiting -= 1
+        return None
 
     async def _lead(
         self,
@@ -181,76 +179,136 @@ class ModelCache:
     ) -> ModelReply:
         """Answer a call for all who ask the same meanwhile."""
         flight = self._flights[key.text] = Flight()
-        ending: Ending = "cancelled"
         try:
-            ttl_s = run.plan.config.cache_ttl
-            kept = await self._shelf.take(run, key.text) if ttl_s else None
-            answer = self._fresh(run, kept)
-            if answer is not None:
-                flight.land(answer)
-                await reader.complete(answer)
-                return self._give(run, key, answer)
-            self.figures.misses += 1
-            cleared = self._cleared
-            reply, is_common = await self._ask(flight, run, request, call_next, key)
-            if is_common:
-                answer = Answer(reply, flight.streamed, self._now())
-                flight.land(answer)
-                if cleared == self._cleared:
-                    await self._keep(run, key, answer)
-            elif run.interrupted is None:
-                ending = "private"
+            answer = await self._kept(run, request, key)
+            if answer is None:
+                return await self._make(flight, run, request, call_next, key)
+            flight.land(answer, was_kept=True)
+            await reader.complete(answer)
+            return self._give(run, key.text, answer, self._now())
         except Exception:
             if run.interrupted is None:
-                ending = "failed"
+                flight.end("failed")
             raise
         finally:
             if self._flights.get(key.text) is flight:
                 del self._flights[key.text]
-            flight.end(ending)
-        return reply
+            flight.end("cancelled")
 
-    def _fresh(self, run: Run, answer: Answer | None) -> Answer | None:
-        """Return what a store has, if it may be given again to this one now."""
-        if answer is None or self._now() - answer.at >= run.plan.config.cache_ttl:
+    async def _kept(self, run: Run, request: ModelRequest, key: Key) -> Answer | None:
+        """Return what the store has, if it may be given again to this one now."""
+        if not run.plan.config.cache_ttl:
             return None
-        return answer if self._is_complete(answer.reply) else None
+        cleared = self._cleared
+        answer = await self._shelf.take(run, key.text)
+        if answer is None or cleared != self._cleared:
+            return None
+        fresh = self._is_fresh(run, request, answer, self._now())
+        return answer if fresh else None
 
-    async def _keep(self, run: Run, key: Key, answer: Answer) -> None:
-        ttl_s = run.plan.config.cache_ttl
-        if ttl_s:
-            self.figures.kept += await self._shelf.put(run, key.text, answer, ttl_s)
-
-    async def _ask(
+    async def _make(
         self,
         flight: Flight,
         run: Run,
         request: ModelRequest,
         call_next: ModelCall,
         key: Key,
-    ) -> tuple[ModelReply, bool]:
-        """Make a call; return the reply, and whether it is an answer for others too."""
-        asking = _Asking(run, request)
-        began = len(run.log.entries)
-        token = _ASKING.set(asking)
+    ) -> ModelReply:
+        """Make a call; give what it brings to all who wait, and keep it."""
+        self.figures.misses += 1
+        cleared, began = self._cleared, len(run.log.entries)
+        asking = Asking(run, request)
+        token = ASKING.set(asking)
         try:
             if run.plan.config.stream or run.log.watched:
                 reply = await flight.carry(run, request, call_next)
             else:
                 reply = await call_next(request)
         finally:
-            _ASKING.reset(token)
-        is_common = (
-            bool(asking.unchanged)
+            ASKING.reset(token)
+        answer = None
+        common = self._is_common(asking, request, reply, began)
+        if common and await self._is_still(run, request, key):
+            answer = self._answer(flight, run, key, reply)
+        if answer is not None:
+            flight.land(answer)
+            await self._keep(run, key, answer, cleared)
+        elif run.interrupted is None:
+            flight.end("private")
+        return reply
+
+    def _is_common(
+        self, asking: Asking, request: ModelRequest, reply: ModelReply, began: int
+    ) -> bool:
+        """Whether a reply is an answer for others too."""
+        run = asking.run
+        return (
+            asking.is_answered_by(reply)
             and run.interrupted is None
             and not reply.cached
             and self._is_complete(reply)
             and not _is_of_another_model(run, request, began)
             and _fits(run, request, reply)
         )
-        if is_common and key.has_files:
-            is_common = await self._keys.of(run, request) == key
-        return reply, is_common
+
+    async def _is_still(self, run: Run, request: ModelRequest, key: Key) -> bool:
+        """Whether the files in a request are still those that the key was made of."""
+        if not key.has_files:
+            return True
+        try:
+            return await self._keys.of(run, request) == key
+        except NoKeyError:
+            return False
+
+    def _answer(
+        self, flight: Flight, run: Run, key: Key, reply: ModelReply
+    ) -> Answer | None:
+        """Return a copy of a reply that nobody can change any more, if there can be one."""
+        flight.check(reply)
+        try:
+            return Answer(reply, flight.lengths, self._now())
+        except (ValueError, TypeError, RecursionError) as error:
+            note(run, "not_kept", {"key": key.text, "reason": type(error).__name__})
+            return None
+
+    async def _keep(self, run: Run, key: Key, answer: Answer, cleared: int) -> None:
+        """Keep an answer, unless the cache is cleared before that is done."""
+        ttl_s = run.plan.config.cache_ttl
+        if not ttl_s or cleared != self._cleared:
+            return
+        try:
+            self.figures.kept += await self._shelf.put(run, key.text, answer, ttl_s)
+        finally:
+            if cleared != self._cleared:
+                with anyio.CancelScope(shield=True):  # the shelf has a limit of its own
+                    await self._shelf.delete(run, key.text)
+
+    def _is_fresh(
+        self, run: Run, request: ModelRequest, answer: Answer, now: float
+    ) -> bool:
+        """Whether an answer that was kept may be given again to this one now."""
+        plan = run.plan
+        if not -SKEW_S <= now - answer.at < plan.config.cache_ttl:
+            return False
+        known = answer.good_for == (self._mark, plan.signature)  # most often
+        usual = request.output is plan.output
+        return (known and usual) or self._is_good(run, request, answer)
+
+    def _may_share(
+        self, run: Run, request: ModelRequest, flight: Flight, answer: Answer
+    ) -> bool:
+        """Whether an answer that another one got is one for this call too."""
+        if flight.was_kept:
+            return self._is_fresh(run, request, answer, self._now())
+        return self._is_good(run, request, answer)
+
+    def _is_good(self, run: Run, request: ModelRequest, answer: Answer) -> bool:
+        """Whether an answer is whole and fits; a signature finds that out once."""
+        reply = answer.reply
+        good = self._is_complete(reply) and _fits(run, request, reply)
+        if good and request.output is run.plan.output:
+            answer.good_for = (self._mark, run.plan.signature)
+        return good
 
     def _is_complete(self, reply: ModelReply) -> bool:
         """Whether a reply is whole, and one that may be repeated."""
@@ -262,29 +320,27 @@ class ModelCache:
         return reply.finish_reason == "stop"
 
     def _give(
-        self, run: Run, key: Key, answer: Answer, *, shared: bool = False
+        self, run: Run, key: str, answer: Answer, now: float, *, shared: bool = False
     ) -> ModelReply:
         """Return a reply that is given again, after taking note of what that saves."""
-        usage, cost_usd = answer.reply.usage, answer.reply.cost_usd
-        figures = self.figures
+        figures, cost_usd = self.figures, answer.reply.cost_usd
         if shared:
             figures.shared += 1
         else:
             figures.hits += 1
-        figures.saved_tokens += usage.input_tokens + usage.output_tokens
+        figures.saved_tokens += answer.saved_tokens
         if cost_usd is not None:
             figures.saved_usd += cost_usd
-        note(
-            run,
-            "hit",
-            {
-                "key": key.text,
-                "shared": shared,
-                "age_s": round(max(0.0, self._now() - answer.at), 3),
-                "saved_input_tokens": usage.input_tokens,
-                "saved_output_tokens": usage.output_tokens,
-                "saved_usd": None if cost_usd is None else str(cost_usd),
-            },
+        age = now - answer.at
+        told = {
+            "key": key,
+            "shared": shared,
+            "age_s": round(age, 3) if age > 0 else 0.0,
+            **answer.saved,
+        }
+        log = run.log
+        log.append(
+            Noted(seq=len(log.entries), at=now, source=SOURCE, kind="hit", data=told)
         )
         return answer.again()
 
@@ -295,17 +351,8 @@ def _is_wanted(run: Run, request: ModelRequest) -> bool:
     An agent that asks for chance, and for a cache in the same breath, means it.
     """
     settings = request.settings
-    chance = settings.temperature or settings.extra.get("temperature")
+    chance = settings.temperature or (settings.extra and settings.extra.get("temperature"))
     return not chance or "cache_enabled" in run.agent.config.model_fields_set
-
-
-def _asks_the_same(one: ModelRequest, other: ModelRequest) -> bool:
-    """Whether two requests are the same but for what a retry may change."""
-    return one is other or one == replace(
-        other,
-        prefix=one.prefix,
-        settings=replace(other.settings, timeout_s=one.settings.timeout_s),
-    )
 
 
 def _is_of_another_model(run: Run, request: ModelRequest, began: int) -> bool:
@@ -320,10 +367,12 @@ def _is_of_another_model(run: Run, request: ModelRequest, began: int) -> bool:
 
 def _fits(run: Run, request: ModelRequest, reply: ModelReply) -> bool:
     """Whether a reply is what was asked for: a bad one is not to be had again and again."""
-    if request.output is None or request.output is not run.plan.output or reply.tool_uses:
-        return bool(reply.text or reply.tool_uses)
+    if reply.tool_uses:
+        return True
+    if not reply.text or request.output is not run.plan.output:
+        return bool(reply.text)
     try:
         run.read(reply)
-    except OutputError:
+    except Exception:  # noqa: BLE001 - it is raised again where the run reads the reply
         return False
     return True

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import anyio
-from kaizen.runlog import Gap, ModelSwitched, ReasoningDelta, TextDelta
+from kaizen.runlog import ModelSwitched, ReasoningDelta, TextDelta
 
-from kaizen_cache._answer import Piece
+from kaizen_cache._answer import Piece, lengths_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kaizen.hookspecs import ModelCall
     from kaizen.messages import ModelReply, ModelRequest
     from kaizen.run import Run
@@ -25,7 +23,7 @@ Ending: TypeAlias = Literal["cancelled", "failed", "private"]
 """How a flight ends that brings no answer: the call was broken off; it failed; or its reply
 is for the one who made it, and nobody else's would be either."""
 
-MOST_UNREAD = 65_536
+MOST_PIECES = 20_000
 MOST_CHARS = 1_000_000
 
 
@@ -34,8 +32,9 @@ class Flight:
 
     Attributes:
         answer: What it brought, for everybody.
+        was_kept: Whether that was in a store, and may be too old for some.
         ending: How it ended, if it brought nothing.
-        pieces: What was streamed until now.
+        pieces: What was streamed until now, as far as it is remembered.
     """
 
     __slots__ = (
@@ -48,10 +47,12 @@ class Flight:
         "answer",
         "ending",
         "pieces",
+        "was_kept",
     )
 
     def __init__(self) -> None:
         self.answer: Answer | None = None
+        self.was_kept = False
         self.ending: Ending | None = None
         self.pieces: list[Piece] = []
         self._restarts = 0
@@ -62,13 +63,14 @@ class Flight:
         self._moved: anyio.Event | None = None
 
     @property
-    def streamed(self) -> Sequence[Piece] | None:
-        """How the reply was streamed; `None` if it was not, or not all of it was seen."""
-        return self.pieces if self._streamed else None
+    def lengths(self) -> list[int] | None:
+        """How the reply was streamed; `None` if it was not, or in too many pieces."""
+        return lengths_of(self.pieces) if self._streamed else None
 
-    def land(self, answer: Answer) -> None:
+    def land(self, answer: Answer, *, was_kept: bool = False) -> None:
         """Give an answer to everybody."""
         self.answer = answer
+        self.was_kept = was_kept
         self._wake()
 
     def end(self, ending: Ending) -> None:
@@ -84,9 +86,8 @@ class Flight:
             if restarts != self._restarts:
                 reader.restart(self._reason)
                 read, restarts = 0, self._restarts
-            if reader.watches:
-                for piece in self.pieces[read:]:
-                    reader.send(piece)
+            if read < len(self.pieces) and reader.watches:
+                reader.send(self.pieces[read:])
                 read = len(self.pieces)
             if self.answer is not None or self.ending is not None:
                 return self.answer
@@ -96,55 +97,41 @@ class Flight:
         self, run: Run, request: ModelRequest, call_next: ModelCall
     ) -> ModelReply:
         """Make the call, and keep how its reply is streamed."""
-        events = run.log.subscribe(start=len(run.log.entries), buffer=MOST_UNREAD)
         self._streamed = True
-        reply: ModelReply | None = None
-        failure: Exception | None = None
-
-        async def listen() -> None:
-            async for event in events:
-                self._hear(event)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listen)
-            try:
-                reply = await call_next(request)
-            except Exception as error:  # noqa: BLE001 - raised again below, without a group
-                failure = error
-            finally:
-                events.cancel()
-        if failure is not None:
-            raise failure
-        assert reply is not None
-        self._check(reply)
+        tap = run.log.tap(self._hear)
+        try:
+            reply = await call_next(request)
+        finally:
+            tap.cancel()
         return reply
 
-    def _hear(self, event: object) -> None:
-        if isinstance(event, TextDelta | ReasoningDelta):
-            self._chars += len(event.text)
-            if self._streamed and self._chars <= MOST_CHARS:
-                self.pieces.append(Piece(event.text, isinstance(event, ReasoningDelta)))
-            else:
-                self._streamed = False
-        elif isinstance(event, ModelSwitched) and event.restarts:
-            self.pieces = []
-            self._chars = 0
-            self._restarts += 1
-            self._reason = event.reason
-        elif isinstance(event, Gap):
-            self._streamed = False
-        else:
-            return
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
-
-    def _check(self, reply: ModelReply) -> None:
+    def check(self, reply: ModelReply) -> None:
         """Forget pieces that are not the reply, which somebody has changed."""
         text = "".join(each.text for each in self.pieces if not each.is_thought)
         thought = "".join(each.text for each in self.pieces if each.is_thought)
         if (text, thought) != (reply.text, reply.reasoning):
             self._streamed = False
+
+    def _hear(self, event: object) -> None:
+        kind = type(event)
+        if kind is TextDelta or kind is ReasoningDelta:
+            text = cast(TextDelta, event).text
+            self._chars += len(text)
+            if self._chars > MOST_CHARS or len(self.pieces) >= MOST_PIECES:
+                self._streamed = False
+            if not self._streamed:
+                return
+            self.pieces.append(Piece(text, kind is ReasoningDelta))
+        elif isinstance(event, ModelSwitched) and event.restarts:
+            self.pieces = []
+            self._chars = 0
+            self._restarts += 1
+            self._reason = event.reason
+        else:
+            return
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def _change(self, *, every: bool) -> anyio.Event:
         """Return what happens next: that it ends, or also that there is more to read."""

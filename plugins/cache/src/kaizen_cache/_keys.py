@@ -4,7 +4,8 @@ A key is a hash of everything that may change the answer, and of whom it may be 
 is not in it: the run, the turn, time limits, and the ids of tool calls, which are a new
 random word in each conversation; their places are in it instead.
 
-Every part stands with its length before it, so that no two lists of parts read alike.
+Every part stands with its length before it, and there is always the same number of parts
+before the messages, of each message, and behind them: no two lists of parts read alike.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from hashlib import sha256
-from json import dumps
+from json import JSONEncoder
+from operator import is_
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import anyio.to_thread
 from kaizen.errors import InputError
+from kaizen.hooks import Priority
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from kaizen.agent import BaseAgent
     from kaizen.media import Media
     from kaizen.messages import (
         Message,
         ModelRequest,
-        ModelSettings,
         OutputSpec,
-        ToolUse,
     )
     from kaizen.run import Plan, Run
     from kaizen.tools import ToolSpec
@@ -36,15 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Key", "Keys", "NoKeyError"]
 
-FORMAT = "kaizen-cache:1"
+FORMAT = "kaizen-cache:2"
 WHOSE = ("tenant", "tenant_id", "principal", "user_id")
 """What runs say in their metadata about whom they act for."""
 
-MOST_KEPT_CHARS = 8 * 1024 * 1024
-MOST_KEPT = 4_096
-MOST_KEYS = 512
-MOST_CHARS_OF_PARTS = 16_384
+MOST_FRAMES = 1_024
 HASHED_IN_THREAD = 1024 * 1024
+_NO_NUMBERS: Mapping[str, int] = MappingProxyType({})
 
 
 class NoKeyError(Exception):
@@ -63,36 +65,165 @@ class Key(NamedTuple):
     has_files: bool
 
 
-class _Frame(NamedTuple):
-    """What of a request is the same in all calls of an agent, and its digest."""
+class _Story:
+    """The beginning of a conversation, hashed: what nobody can change of its messages.
 
-    spec_of: Mapping[str, ToolSpec]
-    tools: tuple[ToolSpec, ...]
-    output: OutputSpec | None
-    settings: ModelSettings
-    words: tuple[str, ...]
-    digest: str
+    Attributes:
+        messages: These messages.
+        numbers: The places of the tool calls in them, by id.
+        open: The places of messages in which something can be changed, such as the
+            arguments of a call; that is hashed each time, behind all messages.
+    """
+
+    __slots__ = ("_hash", "messages", "numbers", "open")
+
+    def __init__(
+        self,
+        begun: _Hash,
+        messages: tuple[Message, ...] = (),
+        numbers: Mapping[str, int] = _NO_NUMBERS,
+        open_at: tuple[int, ...] = (),
+    ) -> None:
+        self._hash = begun
+        self.messages = messages
+        self.numbers = numbers
+        self.open = open_at
+
+    def begins(self, messages: tuple[Message, ...]) -> bool:
+        """Whether a conversation begins with these very messages."""
+        known = self.messages
+        return len(known) <= len(messages) and all(map(is_, known, messages))
+
+    def rest(self, messages: tuple[Message, ...], numbers: dict[str, int]) -> str:
+        """Return what follows in a conversation, and number the calls in it."""
+        return "".join([_closed(each, numbers) for each in messages[len(self.messages) :]])
+
+    def open_in(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        """Return the places in a conversation in which something can be changed."""
+        start = len(self.messages)
+        opened = [
+            place
+            for place, each in enumerate(messages[start:], start)
+            if each.tool_uses
+            or each.provider_data is not None
+            or not isinstance(each.content, str)
+        ]
+        return (*self.open, *opened) if opened else self.open
+
+    def continued(self, messages: tuple[Message, ...]) -> _Story:
+        """Return the same with all messages of a conversation."""
+        numbers = dict(self.numbers)
+        begun = self._hash.copy()
+        begun.update(_encoded(self.rest(messages, numbers)))
+        return _Story(begun, messages, numbers, self.open_in(messages))
+
+    def digest(self, behind: str) -> str:
+        """Return the digest of it and of what stands behind it."""
+        whole = self._hash.copy()
+        whole.update(behind.encode("utf-8", "surrogatepass"))
+        return whole.hexdigest()
+
+
+class _Frame:
+    """What of a request is the same in nearly all calls of an agent.
+
+    Attributes:
+        plan: The digest of what an agent is, whatever it asks.
+        begun: It, and what else is asked with.
+        opening: The same with the messages that the conversations of the agent begin with.
+    """
+
+    __slots__ = (
+        "_model",
+        "_output",
+        "_prefix",
+        "_provider",
+        "_settings",
+        "_spec_of",
+        "_tools",
+        "_tools_told",
+        "begun",
+        "opening",
+        "plan",
+    )
+
+    def __init__(
+        self, plan: Plan, digest: str, request: ModelRequest, known: _Frame | None
+    ) -> None:
+        self.plan = digest
+        self._spec_of = plan.spec_of  # so that its identity stays its own
+        self._tools = request.tools
+        self._output = request.output
+        self._settings = settings = request.settings
+        self._provider = request.provider
+        self._model = request.model
+        self._prefix = request.prefix
+        self._tools_told: str = (
+            known._tools_told
+            if known is not None and known._tools is request.tools
+            else _tools(request.tools)
+        )
+        parts = [
+            FORMAT,
+            digest,
+            request.provider or plan.provider_name,
+            request.model or plan.profile.name,
+            request.prefix,
+            _json([settings.temperature, settings.max_tokens]),
+            _output(request.output),
+            self._tools_told,
+        ]
+        self.begun = _Story(sha256(_encoded(_framed(parts))))
+        self.opening = self.begun.continued(plan.opening)
+
+    def holds(self, request: ModelRequest) -> bool:
+        """Whether a request is asked with the same."""
+        return (
+            request.tools is self._tools
+            and request.output is self._output
+            and request.settings is self._settings
+            and request.model == self._model
+            and request.provider == self._provider
+            and request.prefix == self._prefix
+        )
 
 
 class Keys:
-    """Makes keys, and hashes nothing twice that cannot have changed.
+    """Makes keys, and hashes little twice that cannot have changed.
 
-    Kept are the digests of what agents always ask with; those of messages, by identity; and
-    the keys of what was asked last, by the very parts that are hashed.
+    What agents always ask with is kept, and what has been hashed of the conversation of a
+    run, as long as that lives. Nothing else of what was asked stays here.
     """
 
     def __init__(self, settings: CacheSettings) -> None:
         self._settings = settings
-        self._frames: WeakKeyDictionary[BaseAgent, _Frame] = WeakKeyDictionary()
-        self._messages: dict[int, tuple[Message, str]] = {}
-        self._kept_chars = 0
-        self._keys: dict[tuple[str, ...], Key] = {}
+        self._frames: dict[int, _Frame] = {}  # by the identity of a plan's tools
+        self._stories: WeakKeyDictionary[Run, tuple[_Frame, _Story]] = WeakKeyDictionary()
+        self._media: dict[int, tuple[ref[Media], str]] = {}
 
-    def forget(self) -> None:
-        """Forget what was asked; keys stay the same."""
-        self._messages.clear()
-        self._kept_chars = 0
-        self._keys.clear()
+    def plain(self, run: Run, request: ModelRequest) -> str | None:
+        """Return the key of a first question in words; `None` if `of` has to be asked.
+
+        Most calls are such, and it is the same key in less than half the time.
+        """
+        frame = self._frames.get(id(run.plan.spec_of))
+        messages = request.messages
+        if frame is None or len(messages) != 2 or not frame.holds(request):
+            return None
+        told, last = frame.opening, messages[1]
+        if len(told.messages) != 1 or told.messages[0] is not messages[0]:
+            return None
+        text = last.content
+        if type(text) is not str or last.tool_uses or last.tool_use_id:
+            return None
+        if last.provider_data is not None or request.settings.extra:
+            return None
+        whose = _whose(run) if run.metadata or run.parent is not None else ""
+        role, name, origin = last.role, last.name, last.origin
+        return told.digest(
+            f"{len(role)}:{role}{len(name)}:{name}{len(origin)}:{origin}"
+            f"4:text{len(text)}:{text}0:1:20:{len(whose)}:{whose}"
+        )
 
     async def of(self, run: Run, request: ModelRequest) -> Key:
         """Return the key of a request.
@@ -100,118 +231,82 @@ class Keys:
         Raises:
             NoKeyError: It has none.
         """
-        messages = request.messages
-        numbers: dict[str, int] = {}
+        messages, extra = request.messages, request.settings.extra
         has_files = False
         try:
-            parts = [self._frame(run, request), _whose(run)]
-            for message in messages:
-                if not isinstance(message.content, str):
-                    has_files |= any(_is_file(each) for each in message.content)
-                    parts.append(await self._mixed(message))
-                elif message is messages[-1]:  # it may never be seen again
-                    parts += (*_head(message), message.content)
-                else:
-                    parts.append(self._digest_of(message))
-                if message.tool_uses or message.tool_use_id:
-                    parts.append(_places(message, numbers))
-                else:
-                    parts.append("")
+            story = self._story(run, request)
+            behind = story.rest(messages, dict(story.numbers))
+            for place in story.open_in(messages):
+                message = messages[place]
+                behind += _framed([str(place), *await self._opened(message)])
+                has_files = has_files or _has_files(message)
+            told = _json(extra) if extra else ""
+            whose = _whose(run) if run.metadata or run.parent is not None else ""
+            count = str(len(messages))
+            behind += f"{len(count)}:{count}{len(told)}:{told}{len(whose)}:{whose}"
         except (TypeError, ValueError, RecursionError, OSError, InputError) as error:
             # Only its kind is told: what it says may hold what a user wrote.
             raise NoKeyError(type(error).__name__) from None
-        return self._hashed(tuple(parts), has_files=has_files)
+        return Key(story.digest(behind), has_files)
 
-    def _hashed(self, parts: tuple[str, ...], *, has_files: bool) -> Key:
-        known = self._keys.get(parts)
-        if known is not None:
-            return known
-        key = Key(_digest(parts), has_files)
-        if sum(map(len, parts)) <= MOST_CHARS_OF_PARTS:
-            self._keys[parts] = key
-            if len(self._keys) > MOST_KEYS:
-                del self._keys[next(iter(self._keys))]
-        return key
+    def _story(self, run: Run, request: ModelRequest) -> _Story:
+        """Return what is hashed already of a conversation: most, but for its first turn."""
+        frame, messages = self._frame(run, request), request.messages
+        if request.cycle <= 1:
+            return frame.opening if frame.opening.begins(messages) else frame.begun
+        known = self._stories.get(run)
+        if known is not None and known[0] is frame and known[1].begins(messages):
+            story = known[1]
+        else:
+            story = frame.opening if frame.opening.begins(messages) else frame.begun
+        story = story.continued(messages)
+        self._stories[run] = (frame, story)
+        return story
 
-    def _frame(self, run: Run, request: ModelRequest) -> str:
-        """Return the digest of all but the messages, of which little ever changes."""
+    def _frame(self, run: Run, request: ModelRequest) -> _Frame:
         plan = run.plan
-        words = (
-            run.agent_id,
-            request.provider or plan.provider_name,
-            request.model or plan.profile.name,
-            request.prefix,
-        )
-        known = self._frames.get(run.agent)
-        if (
-            known is not None
-            and known.spec_of is plan.spec_of
-            and known.tools is request.tools
-            and known.output is request.output
-            and known.settings is request.settings
-            and known.words == words
-        ):
-            return known.digest
-        frame = _Frame(
-            plan.spec_of,
-            request.tools,
-            request.output,
-            request.settings,
-            words,
-            self._framing(plan, request, words),
-        )
-        self._frames[run.agent] = frame
-        return frame.digest
+        known = self._frames.get(id(plan.spec_of))
+        if known is not None and known.holds(request):
+            return known
+        if known is None and len(self._frames) >= MOST_FRAMES:
+            del self._frames[next(iter(self._frames))]
+        digest = self._agent(run) if known is None else known.plan
+        frame = self._frames[id(plan.spec_of)] = _Frame(plan, digest, request, known)
+        return frame
 
-    def _framing(self, plan: Plan, request: ModelRequest, words: tuple[str, ...]) -> str:
-        output, settings = request.output, request.settings
-        agent_id, *asked = words
-        parts = [
-            FORMAT,
-            self._settings.namespace,
-            agent_id if self._settings.scope == "agent" else "",
-            *asked,
-            _json([settings.temperature, settings.max_tokens, settings.extra]),
-            _json([output.name, output.schema, output.strict] if output else None),
-            _tools(request.tools),
-            _tools(plan.spec_of[name] for name in sorted(plan.spec_of)),
-        ]
-        return _digest(parts)
+    def _agent(self, run: Run) -> str:
+        """Return the digest of what an agent is.
 
-    def _digest_of(self, message: Message) -> str:
-        """Return the digest of a message that is text.
-
-        It is kept by the message's identity, if nothing in that can be changed.
+        Middleware of its own that stands behind the cache may refuse or change what others
+        would then get: such an agent shares with no other.
         """
-        known = self._messages.get(id(message))
-        if known is not None and known[0] is message:
-            return known[1]
-        text = message.text
-        digest = _digest([*_head(message), text])
-        if not message.tool_uses and message.provider_data is None:
-            self._keep(message, len(text), digest)
-        return digest
+        spec_of, inside = run.plan.spec_of, _inside(run.agent)
+        alone = self._settings.scope == "agent" or inside
+        parts = [
+            self._settings.namespace,
+            run.agent_id if alone else "",
+            _json(inside),
+            _tools(spec_of[name] for name in sorted(spec_of)),
+        ]
+        return sha256(_encoded(_framed(parts))).hexdigest()
 
-    def _keep(self, message: Message, size: int, digest: str) -> None:
-        if self._kept_chars + size > MOST_KEPT_CHARS or len(self._messages) >= MOST_KEPT:
-            self._messages.clear()
-            self._kept_chars = 0
-        if size <= MOST_KEPT_CHARS:
-            self._messages[id(message)] = (message, digest)
-            self._kept_chars += size
-
-    async def _mixed(self, message: Message) -> str:
-        """Return the digest of a message with media."""
-        parts = _head(message)
+    async def _opened(self, message: Message) -> tuple[str, str, str]:
+        """Return what of a message can be changed, or has to be looked at each time."""
+        data, uses = message.provider_data, message.tool_uses
+        told = "" if data is None else _json(data)
+        called = _json([[each.name, each.arguments] for each in uses]) if uses else ""
+        if isinstance(message.content, str):
+            return told, called, ""
+        parts: list[str] = []
         for each in message.content:
             if isinstance(each, str):
                 parts += ["part", each]
             else:
                 parts += ["medium", await self._medium(each)]
-        return _digest(parts)
+        return told, called, _framed(parts)
 
     async def _medium(self, medium: Media) -> str:
-        """Return the digest of a picture, a recording or a document.
+        """Return what is known of a picture, a recording or a document.
 
         Raises:
             NoKeyError: What it is stands behind a URL.
@@ -220,14 +315,26 @@ class Keys:
         if medium.url is not None:
             if not self._settings.cache_urls:
                 raise NoKeyError("a URL")
-            return _digest([medium.kind, medium.media_type, "url", medium.url])
+            return _framed([medium.kind, medium.media_type, "url", medium.url])
+        name = medium.path.name if medium.path is not None else ""
+        content = await self._content(medium)
+        return _framed([medium.kind, medium.media_type, "data", name, content])
+
+    async def _content(self, medium: Media) -> str:
+        """Return the digest of its bytes, which of those in memory is worked out once."""
+        place = id(medium)
+        known = self._media.get(place)
+        if known is not None and known[0]() is medium:
+            return known[1]
         data = await medium.read()
         if len(data) < HASHED_IN_THREAD:
             content = sha256(data).hexdigest()
         else:
             content = (await anyio.to_thread.run_sync(sha256, data)).hexdigest()
-        name = medium.path.name if medium.path is not None else ""
-        return _digest([medium.kind, medium.media_type, "data", name, content])
+        if medium.data is not None:
+            known = (ref(medium, lambda _: self._media.pop(place, None)), content)
+            self._media[place] = known
+        return content
 
 
 def _whose(run: Run) -> str:
@@ -241,10 +348,38 @@ def _whose(run: Run) -> str:
         if each.metadata:
             for name in WHOSE:
                 whom = each.metadata.get(name)
-                if whom is not None and (part := _json([name, whom])) not in said:
+                if whom is None:
+                    continue
+                told = ("text", whom) if type(whom) is str else ("value", _json(whom))
+                part = _framed((name, *told))
+                if part not in said:
                     said.append(part)
         each = each.parent
-    return _framed(said) if said else ""
+    return _framed(said)
+
+
+def _inside(agent: BaseAgent) -> list[str]:
+    """Return of what kind an agent's own middleware is that stands behind the cache."""
+    kinds = [
+        type(getattr(each.function, "__self__", each.function))
+        for manager in agent.own_hooks
+        for each in manager.implementations("wrap_model_call")
+        if each.order[0] >= Priority.NORMAL
+    ]
+    return [f"{each.__module__}.{each.__qualname__}" for each in kinds]
+
+
+def _closed(message: Message, numbers: dict[str, int]) -> str:
+    """Return what of a message nobody can change: always as many parts."""
+    content = message.content
+    kind, text = ("text", content) if isinstance(content, str) else ("parts", "")
+    has_places = message.tool_uses or message.tool_use_id
+    places = _places(message, numbers) if has_places else ""
+    role, name, origin = message.role, message.name, message.origin
+    return (
+        f"{len(role)}:{role}{len(name)}:{name}{len(origin)}:{origin}"
+        f"{len(kind)}:{kind}{len(text)}:{text}{len(places)}:{places}"
+    )
 
 
 def _places(message: Message, numbers: dict[str, int]) -> str:
@@ -257,21 +392,8 @@ def _places(message: Message, numbers: dict[str, int]) -> str:
     return f"{uses}/{place}"
 
 
-def _head(message: Message) -> list[str]:
-    """Return what there is of a message beside its content."""
-    data = message.provider_data
-    return [
-        message.role,
-        message.name,
-        message.origin,
-        "" if data is None else _json(data),
-        "" if not message.tool_uses else _called(message.tool_uses),
-        "text" if isinstance(message.content, str) else "parts",
-    ]
-
-
-def _called(uses: Sequence[ToolUse]) -> str:
-    return _json([[each.name, each.arguments] for each in uses])
+def _output(output: OutputSpec | None) -> str:
+    return _json([output.name, output.schema, output.strict] if output else None)
 
 
 def _tools(specs: Iterable[ToolSpec]) -> str:
@@ -292,16 +414,19 @@ def _tools(specs: Iterable[ToolSpec]) -> str:
     )
 
 
-def _is_file(part: str | Media) -> bool:
-    return not isinstance(part, str) and part.path is not None
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return sha256(_framed(parts).encode("utf-8", "surrogatepass")).hexdigest()
+def _has_files(message: Message) -> bool:
+    content = message.content
+    return not isinstance(content, str) and any(
+        not isinstance(each, str) and each.path is not None for each in content
+    )
 
 
 def _framed(parts: Sequence[str]) -> str:
     return "".join([f"{len(each)}:{each}" for each in parts])
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _json(value: Any) -> str:
@@ -310,10 +435,13 @@ def _json(value: Any) -> str:
     Raises:
         TypeError: It is nothing that JSON can hold.
     """
-    return dumps(value, sort_keys=True, separators=(",", ":"), default=_as_dict)
+    return _ENCODER.encode(value)
 
 
 def _as_dict(value: object) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(type(value).__name__)
+
+
+_ENCODER = JSONEncoder(sort_keys=True, separators=(",", ":"), default=_as_dict)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic, time
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from kaizen.hooks import Priority, hookimpl
+from anyio import create_task_group
+from kaizen.hooks import hookimpl
 from kaizen.kernel import Kernel
 from kaizen.registry import Registry
 
+from kaizen_cache._asking import Arrivals
 from kaizen_cache._cache import ModelCache
 from kaizen_cache._memory import MemoryCacheStore
 from kaizen_cache._settings import CacheSettings
 from kaizen_cache._store import CacheStore
-
-if TYPE_CHECKING:
-    from kaizen.hookspecs import ModelCall
-    from kaizen.messages import ModelReply, ModelRequest
 
 __all__ = ["CachePlugin"]
 
@@ -48,23 +46,26 @@ class CachePlugin:
         clock: Callable[[], float] = monotonic,
         now: Callable[[], float] = time,
     ) -> None:
-        self.cache = ModelCache(settings, now=now)
+        self.cache = ModelCache(settings, now=now, clock=clock)
         self._settings = settings
         self._clock = clock
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncGenerator[None]:
         """Take two places among the middleware of each model call."""
-        self.cache.bind(kernel)
+        tasks = await create_task_group().__aenter__()
+        self.cache.bind(kernel, tasks)
         names = (
             kernel.hooks.add(self.cache, name="cache:answers", rank=LAST),
-            kernel.hooks.add(_Arrivals(self.cache), name="cache:arrivals", rank=FIRST),
+            kernel.hooks.add(Arrivals(), name="cache:arrivals", rank=FIRST),
         )
         try:
             yield
         finally:
             for name in names:
                 kernel.hooks.remove(name)
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)  # what passes by stays what it is
 
     @hookimpl
     def contribute(self, registry: Registry) -> None:
@@ -88,17 +89,3 @@ class CachePlugin:
             max_bytes=settings.max_bytes,
             clock=self._clock,
         )
-
-
-class _Arrivals:
-    """Sees what an agent's own hooks made of a request, before all others that follow."""
-
-    def __init__(self, cache: ModelCache) -> None:
-        self._cache = cache
-
-    @hookimpl(priority=Priority.LOW)
-    async def wrap_model_call(
-        self, request: ModelRequest, call_next: ModelCall
-    ) -> ModelReply:
-        self._cache.arrived(request)
-        return await call_next(request)

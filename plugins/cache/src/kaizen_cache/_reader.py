@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anyio.lowlevel import checkpoint
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader"]
 
-AT_ONCE = 64
-"""How many pieces are sent before readers have a turn: fewer than they have room for."""
+MOST_AT_ONCE = 256
+"""Most pieces that come in one go: fewer than a reader has room for who is slow."""
 
 
 class Reader:
@@ -36,13 +37,15 @@ class Reader:
         """Whether anybody follows the run."""
         return self._run.log.watched
 
-    def send(self, piece: Piece) -> None:
-        """Send one piece."""
-        if piece.is_thought:
-            self._run.log.publish(piece.text, ReasoningDelta)
-        else:
-            self._run.log.publish(piece.text)
-        self._sent.append(piece)
+    def send(self, pieces: Sequence[Piece]) -> None:
+        """Send pieces, and of too many at once some as one: none may be lost."""
+        publish = self._run.log.publish
+        for text, is_thought in _gathered(pieces, MOST_AT_ONCE):
+            if is_thought:
+                publish(text, ReasoningDelta)
+            else:
+                publish(text)
+        self._sent.extend(pieces)
 
     def restart(self, reason: str) -> None:
         """Tell readers that what they read of the answer does not count."""
@@ -66,10 +69,41 @@ class Reader:
         """Send what is left of an answer, if anybody follows."""
         if not self.watches:
             return
-        pieces = pieces_of(answer)
-        if list(pieces[: len(self._sent)]) != self._sent:
-            self.restart("the answer was changed after it was streamed")
-        for number, piece in enumerate(pieces[len(self._sent) :], start=1):
-            self.send(piece)
-            if number % AT_ONCE == 0:
-                await checkpoint()
+        text = "".join(each.text for each in self._sent if not each.is_thought)
+        thoughts = "".join(each.text for each in self._sent if each.is_thought)
+        reply = answer.reply
+        if not (reply.text.startswith(text) and reply.reasoning.startswith(thoughts)):
+            self.restart("the answer is another one than was streamed")
+            text = thoughts = ""
+        left = _rest(pieces_of(answer), len(text), len(thoughts))
+        if left:
+            self.send(left)
+            await checkpoint()  # for who reads
+
+
+def _gathered(pieces: Sequence[Piece], most: int) -> Sequence[Piece]:
+    """Return the same text in at most that many pieces, as far as its kinds allow."""
+    share = -(-len(pieces) // most)
+    if share <= 1:
+        return pieces
+    gathered: list[Piece] = []
+    texts: list[str] = []
+    for place, piece in enumerate(pieces):
+        texts.append(piece.text)
+        last = place + 1 == len(pieces)
+        if last or len(texts) == share or pieces[place + 1].is_thought != piece.is_thought:
+            gathered.append(Piece("".join(texts), piece.is_thought))
+            texts.clear()
+    return gathered
+
+
+def _rest(pieces: Sequence[Piece], chars: int, thought_chars: int) -> list[Piece]:
+    """Return pieces without what was sent of the text and of the thoughts before it."""
+    sent = {False: chars, True: thought_chars}
+    rest: list[Piece] = []
+    for piece in pieces:
+        skipped = min(sent[piece.is_thought], len(piece.text))
+        sent[piece.is_thought] -= skipped
+        if skipped < len(piece.text):
+            rest.append(Piece(piece.text[skipped:], piece.is_thought) if skipped else piece)
+    return rest

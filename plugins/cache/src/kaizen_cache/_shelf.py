@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import types
-from collections import OrderedDict
-from collections.abc import Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from anyio import current_time
+import anyio
 from kaizen.runlog import Noted
+from kaizen.timing import OutOfTimeError, bounded
 
 from kaizen_cache._answer import DamagedError, read, written
 from kaizen_cache._memory import MemoryCacheStore
@@ -18,7 +16,7 @@ from kaizen_cache._store import CacheStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from anyio import CancelScope
+    from anyio.abc import TaskGroup
     from kaizen.kernel import Kernel
     from kaizen.registry import Offer
     from kaizen.run import Run
@@ -31,24 +29,37 @@ __all__ = ["Shelf", "note"]
 Value = TypeVar("Value")
 
 SOURCE = "cache"
-MOST_READ = 512
-WORTH_READ_BYTES = 16_384
+REST_S = 5.0
+"""How long a store is left alone that failed or was too slow, in seconds."""
 _LOG = logging.getLogger("kaizen")
 
 
 class Shelf:
     """Puts answers into the store and takes them out.
 
-    What goes wrong there is noted in the log of the run, and told the logger `kaizen` the
-    first time.
+    What goes wrong there is noted in the log of the run, and told the logger `kaizen` once
+    for each kind of operation until that goes well again. The store is then left alone for
+    a while: no run waits for one that is away, and not each run finds out anew.
     """
 
-    def __init__(self, settings: CacheSettings) -> None:
+    def __init__(self, settings: CacheSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
-        self._troubled = False
-        self._read: OrderedDict[str, tuple[bytes, Answer]] = OrderedDict()
+        self._clock = clock
+        self._tasks: TaskGroup | None = None
+        self._troubled: set[str] = set()
+        self._rests_until = float("-inf")
+        self._opening: _Opening | None = None
         self._offer: Offer | None = None
+        self._version = -1
         self._memory: MemoryCacheStore | None = None
+
+    def work_in(self, tasks: TaskGroup) -> None:
+        """Know where a store is opened that takes longer than anybody waits.
+
+        A kernel starts with that, and what another one had is forgotten.
+        """
+        self._tasks = tasks
+        self._opening = self._offer = self._memory = None
 
     def offer(self, kernel: Kernel) -> Offer:
         """Return the offer of the store that was chosen.
@@ -61,32 +72,34 @@ class Shelf:
 
     def at_hand(self, run: Run, key: str) -> Answer | None:
         """Return what is kept under a key in memory, and was read before."""
-        if self.offer(run.kernel) is not self._offer or self._memory is None:
+        memory = self._memory
+        if memory is None or run.plan.kernel.hooks.version != self._version:
             return None
-        value = self._memory.look(key)
-        known = self._read.get(key)
-        return known[1] if known is not None and known[0] is value else None
+        kept = memory.look(key)
+        return None if kept is None else kept.reading
 
     async def clear(self, kernel: Kernel) -> None:
         """Forget everything; what goes wrong is raised."""
-        self._read.clear()
         store = await kernel.get(CacheStore, self.offer(kernel).name)  # type: ignore[type-abstract]
         await store.clear()
 
     async def take(self, run: Run, key: str) -> Answer | None:
         """Return what is kept under a key, if it is what was kept there."""
-        value = await self._do(run, "get", lambda store: store.get(key))
+        offer = self.offer(run.kernel)
+        if self._clock() < self._rests_until:
+            return None
+        value = await self._do(run, offer, "get", lambda store: store.get(key))
         if value is None:
             return None
-        known = self._read.get(key)
-        if known is not None and known[0] is value:
-            return known[1]
+        answer = self.at_hand(run, key)
+        if answer is not None:
+            return answer
         try:
             answer = read(key, value, max_bytes=self._settings.max_reply_bytes)
         except DamagedError as error:
             note(run, "damaged", {"key": key, "problem": str(error)})
             _LOG.warning("a cached reply is damaged, and is forgotten: %s", error)
-            await self._do(run, "delete", lambda store: store.delete(key))
+            await self.delete(run, key)
             return None
         self._remember(key, value, answer)
         return answer
@@ -101,72 +114,101 @@ class Shelf:
         if len(value) > self._settings.max_reply_bytes:
             note(run, "not_kept", {"key": key, "reason": "it is too large"})
             return False
+        if self._clock() < self._rests_until:
+            return False
 
         async def put(store: CacheStore) -> bool:
             await store.put(key, value, ttl_s=ttl_s)
             return True
 
-        return bool(await self._do(run, "put", put))
+        done = bool(await self._do(run, self.offer(run.kernel), "put", put))
+        if done:
+            self._remember(key, value, answer)
+        return done
+
+    async def delete(self, run: Run, key: str) -> None:
+        """Forget an answer; that is tried also while the store is left alone."""
+        offer = self.offer(run.kernel)
+        await self._do(run, offer, "delete", lambda store: store.delete(key))
+
+    def _remember(self, key: str, value: bytes, answer: Answer) -> None:
+        """Spare the next one the reading, where the store is in this memory."""
+        if self._memory is not None:
+            self._memory.remember(key, value, answer, answer.size)
 
     async def _do(
-        self, run: Run, what: str, act: Callable[[CacheStore], Awaitable[Value]]
+        self,
+        run: Run,
+        offer: Offer,
+        what: str,
+        act: Callable[[CacheStore], Awaitable[Value]],
     ) -> Value | None:
         """Do something with the store, and report if that fails or takes too long."""
         limit_s = self._settings.store_timeout_s
-        problem = f"TimeoutError: took longer than {limit_s:g} s"
-        offer = self.offer(run.kernel)
+        acting = self._act(run.kernel, offer, act)
         try:
-            with run.plan.new_scope() as scope:
-                acting = self._act(run.kernel, offer, act)
-                value = await _stepped(acting, scope, limit_s)
-                self._troubled = False
-                return value
+            value = await bounded(acting, limit_s, run.plan.new_scope)
+        except OutOfTimeError:
+            problem = f"TimeoutError: took longer than {limit_s:g} s"
         except Exception as error:  # noqa: BLE001 - a cache that fails stops no run
             problem = type(error).__name__  # what it says may tell an address or a password
+        else:
+            self._troubled.discard(what)
+            return value
+        self._rests_until = self._clock() + REST_S
         told = {"store": offer.name, "operation": what, "problem": problem}
         note(run, "store_failed", told)
-        if not self._troubled:
+        if what not in self._troubled:
             _LOG.warning("cache store %r fails: %s: %s", offer.name, what, problem)
-        self._troubled = True
+        self._troubled.add(what)
         return None
 
     async def _act(
         self, kernel: Kernel, offer: Offer, act: Callable[[CacheStore], Awaitable[Value]]
     ) -> Value:
+        if self._offer is not offer:
+            await self._open(kernel, offer)
         store = await kernel.get(CacheStore, offer.name)  # type: ignore[type-abstract]
-        self._offer = offer
+        self._version = kernel.hooks.version
         self._memory = store if type(store) is MemoryCacheStore else None
         return await act(store)
 
-    def _remember(self, key: str, value: bytes, answer: Answer) -> None:
-        """Spare the next one the reading, where the store gives the same bytes again."""
-        if len(value) > WORTH_READ_BYTES or not answer.is_frozen:
-            return
-        self._read[key] = (value, answer)
-        if len(self._read) > MOST_READ:
-            self._read.popitem(last=False)
+    async def _open(self, kernel: Kernel, offer: Offer) -> None:
+        """Wait until a store is open; who stops waiting does not stop the opening."""
+        assert self._tasks is not None
+        opening = self._opening
+        if opening is None or opening.offer is not offer:
+            opening = self._opening = _Opening(kernel, offer)
+            self._tasks.start_soon(self._finish, opening)
+        await opening.over.wait()
+        if opening.failure is not None:
+            raise opening.failure
+
+    async def _finish(self, opening: _Opening) -> None:
+        """Open a store, however long that takes."""
+        try:
+            await opening.kernel.get(CacheStore, opening.offer.name)  # type: ignore[type-abstract]
+        except Exception as error:  # noqa: BLE001 - raised again by who waits for it
+            opening.failure = error
+        else:
+            self._offer = opening.offer
+            self._rests_until = float("-inf")
+        finally:
+            if self._opening is opening:
+                self._opening = None
+            opening.over.set()
 
 
-@types.coroutine
-def _stepped(
-    coroutine: Coroutine[Any, Any, Value], scope: CancelScope, limit_s: float
-) -> Generator[Any, Any, Value]:
-    """Await a coroutine, and start its time when it waits.
+class _Opening:
+    """A store on its way to be opened, whoever waits for it."""
 
-    A store in memory never does, and to set a timer takes longer than to ask it.
-    """
-    try:
-        yielded = coroutine.send(None)
-        scope.deadline = current_time() + limit_s
-        while True:
-            try:
-                sent = yield yielded
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
-                yielded = coroutine.throw(error)
-            else:
-                yielded = coroutine.send(sent)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+    __slots__ = ("failure", "kernel", "offer", "over")
+
+    def __init__(self, kernel: Kernel, offer: Offer) -> None:
+        self.kernel = kernel
+        self.offer = offer
+        self.over = anyio.Event()
+        self.failure: Exception | None = None
 
 
 def note(run: Run, kind: str, data: Mapping[str, object]) -> None:

@@ -10,7 +10,16 @@ from kaizen.messages import ModelDelta, ToolUse, Usage
 
 from kaizen_litellm._prices import Counts
 
-__all__ = ["Answer", "Assembly", "Seam", "Unreadable", "counts_of", "usage_of", "whole"]
+__all__ = [
+    "Answer",
+    "Assembly",
+    "Seam",
+    "Unreadable",
+    "counts_of",
+    "joined",
+    "usage_of",
+    "whole",
+]
 
 MOST = 10**12
 _USUAL_TIERS = (None, "", "auto", "default", "standard", "on_demand")
@@ -33,6 +42,12 @@ class Answer:
     reasoning: str = ""
     kept: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """About how many characters the model wrote."""
+        calls = sum(64 + len(str(use.arguments)) for use in self.tool_uses)
+        return len(self.text) + len(self.reasoning) + calls
+
 
 class Seam:
     """Keeps the blanks at the end of a prefix from standing there twice.
@@ -53,8 +68,11 @@ class Seam:
         return text
 
 
-def whole(response: Any) -> Answer:
+def whole(response: Any, reason: str = "") -> Answer:
     """Read a `ModelResponse`.
+
+    Args:
+        reason: Why the model ended, if that is known; litellm has its own words for it.
 
     Raises:
         Unreadable: It holds no answer.
@@ -71,7 +89,9 @@ def whole(response: Any) -> Answer:
         text=_text(message.content) + refusal,
         tool_uses=uses,
         counts=counts_of(_get(response, "usage"), _get(response, "service_tier")),
-        finish_reason=_finish(choices[0].finish_reason, bool(uses), bool(refusal)),
+        finish_reason=_finish(
+            reason or choices[0].finish_reason, bool(uses), bool(refusal)
+        ),
         model=_text(response.model)[:200],
         reasoning=_text(_get(message, "reasoning_content")),
         kept=_kept(_get(message, "thinking_blocks"), calls, uses),
@@ -94,15 +114,18 @@ class Assembly:
         self._reasoning: list[str] = []
         self._blocks: list[dict[str, Any]] = []
         self._refused = False
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._ids: dict[str, dict[str, Any]] = {}
+        self._latest: dict[Any, dict[str, Any]] = {}
         self._stop: Any = None
         self._model = ""
         self._counts = Counts()
 
-    def note(self, raw: Any) -> None:
+    def note(self, raw: Any) -> ModelDelta | None:
         """Take from a chunk, as the provider's library gave it, what litellm keeps back.
 
-        Counts grow in the course of a stream, or come in parts.
+        Counts grow in the course of a stream, or come in parts. Of a refusal, litellm gives
+        nothing.
         """
         if not self._model:
             self._model = _text(_get(raw, "model"))[:200]
@@ -110,6 +133,15 @@ class Assembly:
         if usage is not None:
             found = counts_of(usage, _get(raw, "service_tier"))
             self._counts = _larger(self._counts, found)
+        choices = _get(raw, "choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        refusal = _text(_get(_get(choice, "delta"), "refusal"))
+        if not refusal or _get(choice, "index"):
+            return None
+        self._refused = True
+        self.size += len(refusal)
+        self._text.append(refusal)
+        return ModelDelta(text=refusal)
 
     def add(self, chunk: Any) -> ModelDelta | None:
         """Take a chunk, as litellm makes it of the provider's, and return what is read."""
@@ -130,12 +162,8 @@ class Assembly:
         if delta is None:
             return None
         text = _text(delta.content)
-        if refusal := _text(_get(delta, "refusal")):
-            self._refused = True
-            text += refusal
-        if delta.tool_calls:
-            for piece in delta.tool_calls:
-                self._call(piece)
+        for piece in delta.tool_calls or ():
+            self._call(piece)
         reasoning = _text(_get(delta, "reasoning_content"))
         if blocks := _get(delta, "thinking_blocks"):
             self._blocks += [dict(each) for each in blocks if isinstance(each, Mapping)]
@@ -145,22 +173,12 @@ class Assembly:
             self._text.append(text)
         if reasoning:
             self._reasoning.append(reasoning)
-        if text or reasoning:
+        if text or reasoning or delta.tool_calls:  # without a text, it is a sign of life
             return ModelDelta(text=text, reasoning=reasoning)
         return None
 
     def _call(self, piece: Any) -> None:
-        call_id, place = _text(_get(piece, "id")), _get(piece, "index")
-        if type(place) is not int:
-            place = max(len(self._calls) - 1, 0)
-        known = self._calls.get(place)
-        if known is not None and call_id and known["id"] not in ("", call_id):
-            known, place = None, len(self._calls)  # some number all of them 0
-        if known is None:
-            known = {"id": call_id, "name": "", "arguments": [], "fields": None}
-            self._calls[place] = known
-            self.size += 64
-        known["id"] = known["id"] or call_id
+        known = self._slot(_text(_get(piece, "id")), _get(piece, "index"))
         function = _get(piece, "function")
         known["name"] = known["name"] or _text(_get(function, "name"))
         if arguments := _text(_get(function, "arguments")):
@@ -168,10 +186,29 @@ class Assembly:
             self.size += len(arguments)
         known["fields"] = known["fields"] or _get(piece, "provider_specific_fields")
 
+    def _slot(self, call_id: str, place: Any) -> dict[str, Any]:
+        """Return the call that a piece belongs to; some servers number them all 0."""
+        if type(place) is not int:
+            place = None
+        known = self._ids.get(call_id) if call_id else self._latest.get(place)
+        if known is None and call_id and place is not None:
+            known = self._latest.get(place)
+            if known is not None and known["id"]:
+                known = None
+        if known is None:
+            known = {"id": "", "name": "", "arguments": [], "fields": None}
+            self._calls.append(known)
+            self.size += 64
+        if call_id:
+            known["id"] = call_id
+            self._ids[call_id] = known
+        self._latest[place] = self._latest[None] = known
+        return known
+
     def answer(self) -> Answer:
         """Return the whole; before it is finished, what there is without half calls."""
         uses = tuple(self._uses()) if self.finished else ()
-        blocks = _joined(self._blocks) if self.finished else []
+        blocks = _blocks(self._blocks) if self.finished else []
         return Answer(
             text="".join(self._text),
             tool_uses=uses,
@@ -179,16 +216,23 @@ class Assembly:
             finish_reason=_finish(self._stop, bool(uses), self._refused),
             model=self._model,
             reasoning="".join(self._reasoning),
-            kept=_kept(blocks, list(self._calls.values()), uses),
+            kept=_kept(blocks, self._calls, uses),
         )
 
     def _uses(self) -> Iterator[ToolUse]:
-        for place, call in enumerate(self._calls.values()):
+        for place, call in enumerate(self._calls):
             yield ToolUse(
                 id=call["id"] or f"call_{place}",
                 name=call["name"],
                 arguments="".join(call["arguments"]) or "{}",
             )
+
+
+def joined(one: ModelDelta | None, other: ModelDelta | None) -> ModelDelta | None:
+    """Return two pieces as one."""
+    if one is None or other is None:
+        return other if one is None else one
+    return ModelDelta(text=one.text + other.text, reasoning=one.reasoning + other.reasoning)
 
 
 def usage_of(counts: Counts) -> Usage:
@@ -203,7 +247,7 @@ def usage_of(counts: Counts) -> Usage:
 
 
 def counts_of(usage: Any, tier: Any = None) -> Counts:
-    """Read a `Usage` of litellm."""
+    """Read a `Usage` of litellm, which is all zeros where the provider has not counted."""
     if usage is None:
         return Counts()
     sent = _get(usage, "prompt_tokens_details")
@@ -215,15 +259,29 @@ def counts_of(usage: Any, tier: Any = None) -> Counts:
         _get(sent, "cache_creation_token_details"), "ephemeral_1h_input_tokens"
     )
     heard = _number(_get(sent, "audio_tokens")) + _number(_get(came, "audio_tokens"))
+    given, made = _get(usage, "prompt_tokens"), _get(usage, "completion_tokens")
     return Counts(
-        input=_number(_get(usage, "prompt_tokens")),
+        input=_number(given),
         cached=_number(_get(sent, "cached_tokens")),
         written=_number(written),
         written_long=_number(kept_long),
-        output=_number(_get(usage, "completion_tokens")),
+        output=_number(made),
         reasoning=_number(_get(came, "reasoning_tokens")),
-        known=True,
-        odd=tier not in _USUAL_TIERS or bool(heard) or bool(_get(usage, "server_tool_use")),
+        known=bool(_number(given) or _number(made)),
+        odd=bool(heard) or tier not in _USUAL_TIERS or _is_odd(usage),
+    )
+
+
+def _is_odd(usage: Any) -> bool:
+    """Whether more than tokens at the usual price is paid: haste, a place, a search."""
+    served = _get(usage, "server_tool_use")
+    searched = _get(_get(usage, "prompt_tokens_details"), "web_search_requests")
+    return (
+        _get(usage, "service_tier") not in _USUAL_TIERS
+        or _get(usage, "speed") not in (None, "", "standard")
+        or _get(usage, "inference_geo") == "us"
+        or bool(_number(searched))
+        or (served is not None and any(map(_number, dict(served).values())))
     )
 
 
@@ -257,7 +315,7 @@ def _kept(blocks: Any, calls: Any, uses: tuple[ToolUse, ...]) -> dict[str, Any]:
     return kept
 
 
-def _joined(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _blocks(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return thinking blocks from the pieces in which they were streamed.
 
     A block ends with its signature.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from hashlib import sha256
 from typing import Any
 
@@ -13,9 +14,18 @@ from kaizen.media import MAX_MEDIA_BYTES, Media
 from kaizen.messages import Message, ModelRequest, OutputSpec, ToolUse
 from pydantic_core import from_json, to_json
 
+from kaizen_litellm._settings import is_header
 from kaizen_litellm._targets import Target
 
-__all__ = ["OWN_DATA", "Unsendable", "asked", "guessed_input", "loaded", "output_of"]
+__all__ = [
+    "CHARS_PER_TOKEN",
+    "OWN_DATA",
+    "Unsendable",
+    "asked",
+    "guessed_input",
+    "loaded",
+    "output_of",
+]
 
 OWN_DATA = "litellm"
 """Under what name a reply's `provider_data` holds what its provider wants back."""
@@ -25,44 +35,58 @@ CHARS_PER_TOKEN = 4
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
-_APART = frozenset({"extra_headers", "response_format", "tool_choice"})
-_OURS = frozenset(
+_APART = frozenset({"extra_body", "extra_headers", "response_format", "tool_choice"})
+# What litellm and the providers by name have for models. All else that litellm takes
+# changes where a request goes, with which key, what is noted of it, or litellm itself.
+_PARAMETERS = frozenset(
     (
-        "acompletion",
-        "api_base",
-        "api_key",
-        "api_version",
-        "base_url",
-        "cache",
-        "caching",
-        "callbacks",
-        "client",
-        "complete_response",
-        "context_window_fallback_dict",
-        "custom_llm_provider",
-        "failure_callback",
-        "fallbacks",
-        "headers",
-        "input_callback",
-        "litellm_logging_obj",
-        "logger_fn",
-        "max_retries",
-        "messages",
-        "mock_response",
-        "mock_timeout",
-        "mock_tool_calls",
-        "model",
-        "model_list",
-        "num_retries",
-        "organization",
-        "shared_session",
-        "stream",
-        "stream_options",
-        "success_callback",
-        "timeout",
-        "tools",
+        "additional_drop_params",
+        "allowed_openai_params",
+        "audio",
+        "cache_control",
+        "cached_content",
+        "container",
+        "context_management",
+        "drop_params",
+        "frequency_penalty",
+        "guardrailConfig",
+        "include_server_side_tool_invocations",
+        "inference_geo",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "mcp_servers",
+        "min_p",
+        "modalities",
+        "n",
+        "output_config",
+        "parallel_tool_calls",
+        "performanceConfig",
+        "prediction",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "repetition_penalty",
+        "safety_identifier",
+        "safety_settings",
+        "seed",
+        "service_tier",
+        "speed",
+        "stop",
+        "store",
+        "temperature",
+        "thinking",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+        "web_search_options",
     )
 )
+_OURS_IN_BODY = frozenset({"messages", "model", "stream", "stream_options", "tools"})
 
 
 class Unsendable(Exception):
@@ -90,15 +114,12 @@ def asked(
     Args:
         output: The structured output wanted.
         media: The bytes of media in its messages, by `id` of the medium.
-        natively: Whether the model can be held to a schema by its provider.
+        natively: Whether the model is held to its schema by its provider.
 
     Raises:
         Unsendable: It holds what cannot be said.
     """
-    settings = request.settings
-    in_words = output is not None and (
-        not natively or (bool(request.tools) and not target.schema_with_tools)
-    )
+    settings, extra = request.settings, request.settings.extra
     made: dict[str, Any] = {"messages": _messages(request, target, media)}
     if settings.temperature is not None:
         made["temperature"] = settings.temperature
@@ -106,28 +127,61 @@ def asked(
         made["max_tokens"] = settings.max_tokens
     if request.tools:
         made["tools"] = [_tool(each) for each in request.tools]
-        if "tool_choice" in settings.extra:
-            made["tool_choice"] = settings.extra["tool_choice"]
-    if output is not None and not in_words:
-        made["response_format"] = _response_format(output)
+        if "tool_choice" in extra:
+            made["tool_choice"] = extra["tool_choice"]
+    if output is not None and natively:
+        is_hint = request.output is None and _is_lax(extra)
+        made["response_format"] = _response_format(output, strict=not is_hint)
     elif output is not None and output.strict:
         _tell_schema(made["messages"], output)
-    for name, value in settings.extra.items():
-        if name in _OURS:
-            raise Unsendable(f"cannot be given {name!r} by `provider_config`")
-        if name not in _APART:
-            made[name] = value
-    if request.prefix and target.extends:
-        more = made.get("extra_body")
-        made["extra_body"] = {
-            **(more if isinstance(more, Mapping) else {}),
-            "continue_final_message": True,
-            "add_generation_prompt": False,
-        }
-    headers = {**target.headers, **(settings.extra.get("extra_headers") or {})}
-    if headers:
+    made |= _parameters(extra)
+    if body := _body(request, target):
+        made["extra_body"] = body
+    if headers := _headers(target, extra.get("extra_headers")):
         made["extra_headers"] = headers
     return made
+
+
+def _parameters(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a user sets for a model.
+
+    Raises:
+        Unsendable: It is nothing for a model.
+    """
+    for name in extra:
+        if name not in _PARAMETERS and name not in _APART:
+            raise Unsendable(f"cannot be given {name!r} by `provider_config`")
+    return {name: value for name, value in extra.items() if name in _PARAMETERS}
+
+
+def _body(request: ModelRequest, target: Target) -> dict[str, Any]:
+    """Return the fields of the body that litellm does not know.
+
+    Raises:
+        Unsendable: They are none, or those that only we can fill in.
+    """
+    given = request.settings.extra.get("extra_body") or {}
+    if not isinstance(given, Mapping):
+        raise Unsendable("takes an object as `extra_body`")
+    if ours := sorted(_OURS_IN_BODY & given.keys()):
+        raise Unsendable(f"cannot be given {ours[0]!r} by `extra_body`")
+    made = dict(given)
+    if request.prefix and target.extends:
+        made |= {"continue_final_message": True, "add_generation_prompt": False}
+    return made
+
+
+def _headers(target: Target, given: Any) -> dict[str, str]:
+    """Return the headers of a provider and those of one request.
+
+    Raises:
+        Unsendable: They are none; it does not show them, as keys may be there.
+    """
+    if given is None:
+        return dict(target.headers)
+    if isinstance(given, Mapping) and all(is_header(*each) for each in given.items()):
+        return {**target.headers, **given}
+    raise Unsendable("takes no `extra_headers` with such a name or value")
 
 
 def output_of(request: ModelRequest) -> OutputSpec | None:
@@ -297,17 +351,23 @@ def _tool(spec: Any) -> dict[str, Any]:
         "function": {
             "name": spec.name,
             "description": spec.description,
-            "parameters": spec.parameters,
+            "parameters": deepcopy(spec.parameters),  # litellm changes it
         },
     }
 
 
-def _response_format(output: OutputSpec) -> dict[str, Any]:
+def _response_format(output: OutputSpec, *, strict: bool) -> dict[str, Any]:
     if not output.strict:
         return {"type": "json_object"}
     name = _NAME.sub("_", output.name)[:64] or "output"
-    wanted = {"name": name, "strict": True, "schema": output.schema}
+    wanted = {"name": name, "strict": strict, "schema": deepcopy(output.schema)}
     return {"type": "json_schema", "json_schema": wanted}
+
+
+def _is_lax(extra: Mapping[str, Any]) -> bool:
+    """Whether a user's `response_format` says itself that the schema is a mere hint."""
+    told = extra["response_format"].get("json_schema")
+    return isinstance(told, Mapping) and told.get("strict") is False
 
 
 def _tell_schema(messages: list[dict[str, Any]], output: OutputSpec) -> None:

@@ -7,14 +7,19 @@ transport here, so that limits, errors and cancellation are the same whoever is 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import wraps
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from kaizen_litellm._watch import Watch
@@ -22,10 +27,11 @@ from kaizen_litellm._watch import Watch
 if TYPE_CHECKING:
     from kaizen_litellm._clients import Clients
 
-__all__ = ["CALL", "QUIET", "Call", "Limits", "Transport", "not_ours"]
+__all__ = ["CALL", "QUIET", "Call", "Limits", "Transport", "handing_over", "not_ours"]
 
 DRAIN_S = 0.5
 MAX_ERROR_BYTES = 64 * 1024
+LARGE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,7 @@ class Limits:
     idle_s: float = 300
     reply_bytes: int = 32 * 1024 * 1024
     connections: int = 1_000
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
     ca_file: Path | None = None
 
 
@@ -51,13 +57,13 @@ class Call:
         clients: The clients of the provider that makes it.
         watch: Looks at the answer.
         stream: Whether it is asked to come piece by piece.
-        shield: Keeps it from being cancelled until the request is on its way: before, a
-            thread prepares it, and what comes of that would be lost.
+        deadline: When it has to be over.
         status: The HTTP status of the last answer; 0 before there is one.
         headers: Its headers.
         body: What it said, if it was a refusal.
         failure: What kept an answer from coming, or from coming whole.
         too_large: Whether more came than may.
+        compressed: Whether what came is compressed, which nobody asked for.
         own_key: The key of its provider, or `""`.
         foreign: Whether litellm looks for a key by itself, and may take one of OpenAI's.
         unkeyed: Whether it did.
@@ -65,13 +71,17 @@ class Call:
 
     __slots__ = (
         "_bodies",
+        "_handing",
+        "_is_left",
+        "_prepared",
         "body",
         "clients",
+        "compressed",
+        "deadline",
         "failure",
         "foreign",
         "headers",
         "own_key",
-        "shield",
         "status",
         "stream",
         "too_large",
@@ -85,22 +95,27 @@ class Call:
         watch: Watch,
         *,
         stream: bool = False,
+        deadline: float = math.inf,
         own_key: str = "",
         foreign: bool = False,
     ) -> None:
         self.clients = clients
         self.watch = watch
         self.stream = stream
-        self.shield: anyio.CancelScope | None = None
+        self.deadline = deadline
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.body = b""
         self.failure: httpx.TransportError | None = None
         self.too_large = False
+        self.compressed = False
         self.own_key = own_key
         self.foreign = foreign
         self.unkeyed = False
         self._bodies: list[_Body] = []
+        self._handing = Lock()
+        self._is_left = False
+        self._prepared: list[Coroutine[Any, Any, Any]] = []
 
     @property
     def is_open(self) -> bool:
@@ -112,10 +127,22 @@ class Call:
         """Whether what came is for a browser: no model has written it."""
         return self.headers.get("content-type", "").startswith("text/html")
 
-    def sent(self) -> None:
-        """Note that a request is on its way, so that it can be cancelled from now on."""
-        if self.shield is not None:
-            self.shield.shield = False
+    def hand_over(self, prepared: Coroutine[Any, Any, Any]) -> None:
+        """Take what a thread has prepared, and is to be awaited."""
+        with self._handing:
+            if not self._is_left:
+                self._prepared.append(prepared)
+                return
+        prepared.close()
+
+    def leave(self) -> None:
+        """Close what was prepared for a call that was cancelled meanwhile."""
+        with self._handing:
+            self._is_left = True
+            prepared, self._prepared = self._prepared, []
+        for each in prepared:
+            if getcoroutinestate(each) == CORO_CREATED:
+                each.close()
 
     def take(self, response: httpx.Response, limit: int) -> None:
         """Watch over an answer that is still coming."""
@@ -140,6 +167,25 @@ QUIET: ContextVar[bool] = ContextVar("kaizen_litellm_quiet", default=False)
 def not_ours(record: logging.LogRecord) -> bool:
     """Keep out of a log what a library says of a call of ours: it quotes whole prompts."""
     return CALL.get() is None and not QUIET.get()
+
+
+def handing_over(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of litellm that hands to a call of ours what it prepares for it.
+
+    litellm prepares requests in a thread of asyncio's, for which others may be queueing,
+    and gives back a coroutine. If a call is cancelled meanwhile, nobody gets that, and
+    Python would complain that it was never awaited.
+    """
+
+    @wraps(prepare)
+    def prepared(*given: Any, **options: Any) -> Any:
+        made = prepare(*given, **options)
+        call = CALL.get()
+        if call is not None and iscoroutine(made):
+            call.hand_over(made)
+        return made
+
+    return prepared
 
 
 class Lost(httpx.NetworkError):
@@ -178,29 +224,37 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         call = CALL.get()
-        if call is not None:
-            call.sent()
         request.headers["accept-encoding"] = "identity"
         request.extensions["timeout"] = self._waits
         try:
             response = await self._inner.handle_async_request(request)
         except httpx.TransportError as error:
             raise _noted(error, call) from None
-        if call is None:
-            return response
-        call.status, call.headers = response.status_code, response.headers
-        if response.status_code >= 300:
+        if call is not None:
+            call.status, call.headers = response.status_code, response.headers
+            await self._look(response, call)
+        return response
+
+    async def _look(self, response: httpx.Response, call: Call) -> None:
+        """Look at an answer that begins, and see to it that litellm gets what it may."""
+        if not _is_plain(response.headers):  # and may grow without bounds
+            await _async(response.stream).aclose()
+            response.stream = httpx.ByteStream(b"")
+            del response.headers["content-encoding"]
+            if response.status_code < 300:
+                call.compressed = True
+                raise Lost("a compressed answer")
+        elif response.status_code >= 300:
             call.body = await _start(response)
             response.stream = httpx.ByteStream(call.body)
         elif call.is_page:
             call.watch.spoiled = True
             await _async(response.stream).aclose()
             raise Lost("a page for a browser")
-        elif call.watch.knows and not (call.stream and not _is_json(call.headers)):
+        elif _comes_whole(call):
             response.stream = httpx.ByteStream(await self._whole(response, call))
         else:
             call.take(response, self._limit)
-        return response
 
     async def _whole(self, response: httpx.Response, call: Call) -> bytes:
         """Return an answer after it has come, and been looked at."""
@@ -218,7 +272,10 @@ class Transport(httpx.AsyncBaseTransport):
         finally:
             await stream.aclose()
         body = b"".join(parts)
-        call.watch.whole(body)
+        if len(body) > LARGE:
+            await anyio.to_thread.run_sync(call.watch.whole, body)
+        else:
+            call.watch.whole(body)
         if call.watch.is_bad:
             raise Lost("no answer")
         return body
@@ -290,6 +347,18 @@ def _is_text(headers: Mapping[str, str]) -> bool:
     """Whether an answer has a line for each event."""
     kind = headers.get("content-type", "").partition(";")[0]
     return kind.startswith("text/") or "json" in kind
+
+
+def _is_plain(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is as it was asked for: not compressed."""
+    return headers.get("content-encoding", "").strip().lower() in ("", "identity")
+
+
+def _comes_whole(call: Call) -> bool:
+    """Whether an answer is waited for, and looked at, before litellm gets any of it."""
+    if call.stream:
+        return call.watch.knows and _is_json(call.headers)
+    return call.watch.knows or _is_json(call.headers)
 
 
 def _is_json(headers: Mapping[str, str]) -> bool:

@@ -78,20 +78,15 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], type[ModelError]], ...] = (
     (_REQUEST, ModelRequestError),
     (_OVERLOADED, ModelOverloadedError),
 )
-# What litellm says before anything is sent, and where its own way leads to no HTTP.
+# What litellm says before anything is sent. What else it raises there, such as an
+# `InternalServerError` or an `APIConnectionError`, is no word of a provider's.
 _BY_TYPE: Mapping[str, type[ModelError]] = {
     "AuthenticationError": ModelAuthError,
     "PermissionDeniedError": ModelAuthError,
-    "RateLimitError": ModelRateLimitError,
     "BudgetExceededError": ModelQuotaError,
     "ContextWindowExceededError": ModelContextError,
     "ContentPolicyViolationError": ModelFilterError,
-    "Timeout": ModelTimeoutError,
     "NotFoundError": ModelUnavailableError,
-    "ServiceUnavailableError": ModelOverloadedError,
-    "InternalServerError": ModelOverloadedError,
-    "BadGatewayError": ModelOverloadedError,
-    "APIConnectionError": ModelConnectionError,
 }
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h|d))")
@@ -197,6 +192,10 @@ def failed(
         return ModelRequestError(
             provider, "answered more than it may", "Raise `max_reply_mb`, or ask for less."
         )
+    if call.compressed:
+        return ModelRequestError(
+            provider, "answers in a compressed form that was not asked for"
+        )
     if call.watch.told is not None:
         return _told(provider, call.watch.told, key=key, model=model)
     if call.watch.spoiled:
@@ -274,22 +273,16 @@ def _kind_of_words(spoken: str) -> type[ModelError]:
 def _unsent(
     provider: str, error: BaseException, model: str, options: Iterable[str]
 ) -> ModelError:
-    """Return the error of a request that went out by no connection of ours, or by none."""
+    """Return the error of a request that was not sent; no provider has said a word."""
     name = type(error).__name__
     spoken = str(error).lower()[:4_000]
-    kind = _BY_TYPE.get(name)
-    if kind is None:
-        kind = ModelRequestError
-    if kind is ModelConnectionError and "api_key" in spoken:
+    kind = _BY_TYPE.get(name, ModelRequestError)
+    if name == "APIConnectionError" and "api_key" in spoken:
         kind = ModelAuthError
-    if kind is ModelRateLimitError and _QUOTA.search(spoken):
-        kind = ModelQuotaError
-    status = getattr(error, "status_code", None)
-    known = status if type(status) is int and 400 <= status < 600 else None
     if name == "UnsupportedParamsError":
         named = [each for each in options if each in spoken and each != "model"]
         name = ", ".join([name, *named])
-    return _made(kind, provider, name, model, known, None)
+    return _made(kind, provider, name, model, None, None)
 
 
 def _kind_of_status(status: int, spoken: str) -> type[ModelError]:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import EventLoopToken, cancel_shielded_checkpoint, current_token
-from kaizen.errors import ModelRequestError
+from kaizen.errors import ConfigurationError, ModelRequestError
 from kaizen.messages import ModelDelta
 
-from kaizen_litellm._answers import Assembly
+from kaizen_litellm._answers import Assembly, joined
 
 if TYPE_CHECKING:
     from kaizen_litellm._call import Call
     from kaizen_litellm._clients import Clients
+    from kaizen_litellm._targets import Target
 
-__all__ = ["Line", "Reading"]
+__all__ = ["CLOSE_S", "Line", "Reading"]
 
 CLOSE_S = 2.0
 _END = object()
@@ -32,9 +33,10 @@ class Line:
     is cancelled meanwhile does not wait for it; it is there for the next call.
     """
 
-    def __init__(self, name: str, route: str, limits: dict[str, Any]) -> None:
-        self._name = name
-        self._route = route
+    def __init__(self, target: Target, limits: dict[str, Any]) -> None:
+        self._name = target.name
+        self._route = target.routes.get("chat", "")
+        self._headers = target.headers
         self._limits = limits
         self._loaded: Any = None
         self._clients: Clients | None = None
@@ -48,6 +50,7 @@ class Line:
         Raises:
             ModelRequestError: It is closed; or this is no event loop in which litellm runs,
                 or another one than that of the first call.
+            ConfigurationError: The settings of the connections cannot be used.
         """
         if self._closed:
             raise ModelRequestError(
@@ -88,7 +91,19 @@ class Line:
         from kaizen_litellm._call import Limits
         from kaizen_litellm._clients import Clients
 
-        return Clients(Limits(**self._limits), self._loaded.handler, self._loaded.others())
+        limits, loaded = Limits(**self._limits), self._loaded
+        try:
+            return Clients(limits, loaded.handler, loaded.others(), self._headers)
+        except OSError:
+            problem = ("ca_file", "cannot be read, or holds no certificates", "")
+        except (ImportError, ValueError) as error:
+            kind = type(error).__name__  # and no more: its words may hold a password
+            remedy = " For socks5, install `httpx[socks]`."
+            problem = ("proxy", f"cannot be used ({kind})", remedy)
+        name, said, more = problem
+        raise ConfigurationError(
+            f"`{name}` of [plugins.litellm]", said, f"Correct it.{more}"
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -98,15 +113,8 @@ class Line:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_S):
                 await clients.close()
 
-    async def ask(
-        self, call: Call, function: str, options: dict[str, Any], *, shielded: bool
-    ) -> Any:
-        """Call a function of litellm, and return what it returns.
-
-        Args:
-            shielded: Whether it waits for a thread to end before it can be cancelled; only
-                for what goes out by our connections, which lift the shield.
-        """
+    async def ask(self, call: Call, function: str, options: dict[str, Any]) -> Any:
+        """Call a function of litellm, and return what it returns."""
         from kaizen_litellm._call import CALL
 
         asked = getattr(self._loaded.litellm, function)
@@ -115,16 +123,14 @@ class Line:
         internal = self._loaded.internal
         ours, quiet = CALL.set(call), internal.set(True)
         try:
-            with anyio.CancelScope(shield=shielded) as scope:
-                call.shield = scope if shielded else None
-                response = await asked(**options)
-                if options.get("stream") and hasattr(response, "fetch_stream"):
-                    await response.fetch_stream()
-                return response
+            response = await asked(**options)
+            if options.get("stream") and hasattr(response, "fetch_stream"):
+                await response.fetch_stream()
+            return response
         finally:
-            call.shield = None
             internal.reset(quiet)
             CALL.reset(ours)
+            call.leave()
             # What it starts all the same, to note how long a request took, ends at its
             # first step.
             await cancel_shielded_checkpoint()
@@ -151,7 +157,7 @@ class Reading:
             source, self._process = response, None
         self._chunks = aiter(source)
 
-    async def more(self, deadline: float) -> ModelDelta | None:
+    async def more(self) -> ModelDelta | None:
         """Wait for a chunk, and return what of it is for the reader.
 
         Raises:
@@ -161,15 +167,25 @@ class Reading:
 
         ours = CALL.set(self._call)
         try:
-            with anyio.fail_after(deadline - anyio.current_time()):
+            with anyio.fail_after(self._call.deadline - anyio.current_time()):
                 raw = await anext(self._chunks, _END)
             if raw is _END:
                 self.ended = True
                 return None
             if raw is None or raw == "None":
                 return None
-            self._assembly.note(raw)
-            chunk = raw if self._process is None else self._process(chunk=raw)
-            return None if chunk is None else self._assembly.add(chunk)
+            return self._read(raw)
         finally:
             CALL.reset(ours)
+
+    def _read(self, raw: Any) -> ModelDelta | None:
+        held_back = self._assembly.note(raw)
+        if self._process is None:
+            return joined(held_back, self._assembly.add(raw))
+        if not getattr(raw, "choices", True):
+            return held_back  # it only counts, and litellm wants a choice
+        try:
+            chunk = self._process(chunk=raw)
+        except StopIteration:
+            chunk = None  # the model has ended before, and this chunk says nothing
+        return joined(held_back, None if chunk is None else self._assembly.add(chunk))

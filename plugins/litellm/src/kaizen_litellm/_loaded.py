@@ -14,10 +14,10 @@ for what has to be done around that import exactly once:
 
 They are set while litellm is imported, and only where the environment does not say
 otherwise. The second and third stay, since litellm looks at them again in its first calls.
-Afterwards four switches of litellm are set for the process: no words on the standard
-output, no telemetry, no tokenizers from the network, and httpx rather than aiohttp, whose
-sessions it does not close. What litellm and the `openai` library log of calls of ours is
-dropped, as it quotes prompts; what they log of others is not.
+Afterwards three switches of litellm are set for the process: no words on the standard
+output, no telemetry, and no tokenizers from the network. What litellm and the `openai`
+library log of calls of ours is dropped, as it quotes prompts; what they log of others is
+not. The functions with which it prepares a request tell a call of ours what they made.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from kaizen_litellm._call import QUIET, not_ours
-from kaizen_litellm._clients import SharedCache
+from kaizen_litellm._call import QUIET, handing_over, not_ours
+from kaizen_litellm._clients import SharedCache, SharedClient
 
 __all__ = ["handler", "internal", "litellm", "others", "warm"]
 
@@ -54,6 +54,8 @@ _BUILT = (
     "EmbeddingResponse",
     "TranscriptionResponse",
 )
+# What litellm runs in a thread before it sends anything.
+_PREPARES = ("completion", "embedding", "transcription")
 # What litellm ignores for the process when it is imported; a test runner forgets that.
 _IGNORED = (
     ".*conflict with protected namespace.*",
@@ -90,9 +92,11 @@ def _imported() -> tuple[Any, Any, Any]:
         library = import_module("litellm")
         client = import_module("litellm.llms.custom_httpx.http_handler").AsyncHTTPHandler
         mark = import_module("litellm._internal_context").is_internal_call
-        import_module("litellm.main")
+        main = import_module("litellm.main")
         types = import_module("litellm.types.utils")
     _switch_off(library)
+    for name in _PREPARES:
+        setattr(main, name, handing_over(getattr(main, name)))
     for name in _BUILT:
         getattr(types, name).model_rebuild()
     if is_first:
@@ -107,9 +111,10 @@ def _switch_off(library: Any) -> None:
     library.suppress_debug_info = True
     library.telemetry = False
     library.disable_hf_tokenizer_download = True
-    library.disable_aiohttp_transport = True
+    routes = tuple(str(getattr(each, "value", each)) for each in library.provider_list)
     cache = library.in_memory_llm_clients_cache
-    library.in_memory_llm_clients_cache = SharedCache(cache)
+    library.in_memory_llm_clients_cache = SharedCache(cache, routes)
+    library.module_level_aclient = SharedClient(library.module_level_aclient)
 
 
 litellm, handler, internal = _imported()

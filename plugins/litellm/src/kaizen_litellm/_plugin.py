@@ -69,7 +69,7 @@ class LitellmPlugin:
 
     def _available(self, known: Target) -> Callable[[], bool | Awaitable[bool]]:
         if known.lists:
-            return partial(answers, f"{known.base_url}{known.lists}")
+            return partial(answers, known.list_url)
         return partial(self._has_key, known)
 
     def _has_key(self, known: Target) -> bool:

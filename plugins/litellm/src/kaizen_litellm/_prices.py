@@ -6,6 +6,7 @@ importing litellm and never fetched. `[[plugins.litellm.prices]]` goes before th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ __all__ = ["Catalogue", "Counts", "Model", "Table", "read_table"]
 
 Table: TypeAlias = Mapping[str, Mapping[str, Any]]
 
+_LOG = logging.getLogger("kaizen.litellm")
 _FILE = "model_prices_and_context_window_backup.json"
 _DATED = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8})$")
 _LONG = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
@@ -34,7 +36,7 @@ _KEPT = re.compile(
     r"output_cost_per_reasoning_token|"
     r"cache_(read|creation)_input_token_cost(_above_1hr)?(_above_\d+k_tokens)?|"
     r"supports_(function_calling|response_schema|vision|pdf_input|audio_input|"
-    r"assistant_prefill|native_streaming)"
+    r"assistant_prefill|native_streaming|native_structured_output)"
 )
 
 
@@ -102,12 +104,16 @@ class Model:
 def read_table() -> Table:
     """Read litellm's table of models; what is never asked for is left out of it.
 
-    Blocks for some tens of milliseconds. No table at all gives an empty one.
+    Blocks for some tens of milliseconds. Where there is no such table, it is empty.
     """
     spec = find_spec("litellm")
     if spec is None or spec.origin is None:
         return {}
-    data = from_json(Path(spec.origin).with_name(_FILE).read_bytes())
+    try:
+        data = from_json(Path(spec.origin).with_name(_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        _LOG.warning("litellm's table of models is not read: %s", type(error).__name__)
+        return {}
     return {
         name: {key: value for key, value in entry.items() if _KEPT.fullmatch(key)}
         for name, entry in data.items()
@@ -224,8 +230,12 @@ def _own(price: PriceSettings) -> Model:
 
 
 def _price(entry: Mapping[str, Any]) -> Model | None:
-    """Return the prices that a line of the table has, if they are by tokens."""
-    if entry.get("input_cost_per_token") is None:
+    """Return the prices that a line of the table has, if they are by tokens.
+
+    A line that has only zeros says that nobody knew them, or that they are by other things.
+    """
+    costs = (entry.get(f"{way}_cost_per_token") for way in ("input", "output"))
+    if entry.get("input_cost_per_token") is None or not any(costs):
         return None
     limits = (_LONG.fullmatch(name) for name in entry)
     above = sorted((int(found[1]) for found in limits if found), reverse=True)

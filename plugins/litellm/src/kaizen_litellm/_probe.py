@@ -32,7 +32,7 @@ async def listed(url: str) -> list[str]:
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     head = (
         f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n"
-        "Accept: application/json\r\n\r\n"
+        "Accept: application/json\r\nConnection: close\r\n\r\n"
     )
     said = b""
     with anyio.move_on_after(LOOK_S):
@@ -48,8 +48,8 @@ async def listed(url: str) -> list[str]:
                     said += await stream.receive()
         except anyio.EndOfStream:
             return _names(said)
-        except (OSError, anyio.BrokenResourceError):
-            return []
+        except (OSError, UnicodeError, anyio.BrokenResourceError):
+            return []  # of a name that can be none, Python says it in `UnicodeError`
     return []
 
 

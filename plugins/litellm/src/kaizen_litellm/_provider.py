@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 from kaizen.errors import (
     ConfigurationError,
+    ModelAuthError,
     ModelConnectionError,
     ModelError,
     ModelRequestError,
@@ -40,7 +41,8 @@ from kaizen_litellm._errors import (
     too_slow,
     unreadable,
 )
-from kaizen_litellm._line import Line, Reading
+from kaizen_litellm._line import CLOSE_S, Line, Reading
+from kaizen_litellm._pictures import would_be_fetched
 from kaizen_litellm._prices import Catalogue, Model
 from kaizen_litellm._probe import listed
 from kaizen_litellm._shop import Shop
@@ -54,8 +56,8 @@ __all__ = ["LitellmProvider"]
 
 Read = TypeVar("Read")
 
-CLOSE_S = 2.0
 COHERE = "cohere_chat"
+_MAY_BE_EMPTY = frozenset({"stop", "tool_calls", "length"})
 _SPEAKS_AS_OPENAI = frozenset({"openai", "azure"})
 
 
@@ -65,7 +67,12 @@ class _Prepared:
 
     request: ModelRequest
     model: str
-    options: dict[str, Any]
+    options: dict[str, Any] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """The key that is sent, or `""`."""
+        return self.options["api_key"] or ""
 
 
 class LitellmProvider(BaseProvider):
@@ -78,7 +85,7 @@ class LitellmProvider(BaseProvider):
         self.name = target.name
         self._target = target
         self._shop = shop
-        self._line = Line(target.name, target.routes.get("chat", ""), shop.limits())
+        self._line = Line(target, shop.limits())
         self._known: Catalogue | None = None
         self._key: str | None = None
         self._first = ""
@@ -100,13 +107,12 @@ class LitellmProvider(BaseProvider):
 
     async def complete(self, request: ModelRequest) -> ModelReply:
         ready = await self._prepared(request)
-        call = await self._call("chat")
+        call = await self._call("chat", ready)
 
         def read(response: Any) -> ModelReply:
-            answer = whole(response)
+            answer = whole(response, call.watch.reason if call.watch.knows else "")
+            answer = self._counted(answer, ready, answer.size)
             answer.text = Seam(request.prefix).without(answer.text)
-            if self._target.routes["chat"] == COHERE and not answer.tool_uses:
-                answer.finish_reason = call.watch.reason or answer.finish_reason
             return self._checked(answer, ready)
 
         try:
@@ -124,7 +130,7 @@ class LitellmProvider(BaseProvider):
                 yield piece
             return
         ready = await self._prepared(request, stream=True)
-        call = await self._call("chat", stream=True)
+        call = await self._call("chat", ready, stream=True)
         assembly = Assembly(request.prefix)
         try:
             async with aclosing(self._deltas(call, ready, assembly)) as deltas:
@@ -149,7 +155,7 @@ class LitellmProvider(BaseProvider):
             if route in _SPEAKS_AS_OPENAI:
                 options["encoding_format"] = "float"
             ready = _Prepared(ModelRequest(messages=()), chosen, options)
-            call = await self._call("embed")
+            call = await self._call("embed", ready)
             vectors = await self._answer(call, "aembedding", ready, _vectors)
             if len(vectors) != len(batch):
                 raise unreadable(self.name)
@@ -164,7 +170,7 @@ class LitellmProvider(BaseProvider):
         if route in _SPEAKS_AS_OPENAI and "transcribe" not in chosen:
             options["response_format"] = "verbose_json"  # with language and duration
         ready = _Prepared(ModelRequest(messages=()), chosen, options)
-        call = await self._call("transcribe")
+        call = await self._call("transcribe", ready)
         return await self._answer(call, "atranscription", ready, _heard)
 
     def describe(self, model: str) -> ModelProfile:
@@ -190,7 +196,7 @@ class LitellmProvider(BaseProvider):
 
     async def models(self) -> Sequence[ModelProfile]:
         if self._target.lists:
-            names = await listed(f"{self._target.base_url}{self._target.lists}")
+            names = await listed(self._target.list_url)
         else:
             names = sorted(set(self._catalogue.names()))
         return [self.describe(name) for name in names]
@@ -219,7 +225,7 @@ class LitellmProvider(BaseProvider):
         target = self._target
         found = asked_for or target.model or self._first
         if not found and target.lists:
-            names = await listed(f"{target.base_url}{target.lists}")
+            names = await listed(target.list_url)
             found = self._first = next(iter(names), "")
         if not found:
             raise ModelRequestError(
@@ -250,26 +256,24 @@ class LitellmProvider(BaseProvider):
             "api_base": target.api_base(kind),
             "max_retries": 0,
             "num_retries": 0,
+            "caching": False,  # whatever an application has set for its own calls
         }
         if target.api_version:
             made["api_version"] = target.api_version
+        if target.headers and kind == "embed":
+            made["extra_headers"] = dict(target.headers)
         return made
 
     async def _prepared(self, request: ModelRequest, *, stream: bool = False) -> _Prepared:
         """Return a request with all that it needs."""
         model = request.model or self._target.model or await self._model("")
-        if request.prefix and not self.describe(model).continues:
-            raise ModelRequestError(
-                self.name,
-                f"cannot go on from the beginning of a reply with model {model!r}",
-                "Ask anew, without `prefix`.",
-            )
+        self._check(request, model)
         options = self._options("chat", model)
         if stream:
             options |= {"stream": True, "stream_options": {"include_usage": True}}
         media = await loaded(request.messages)
         output = output_of(request)
-        natively = output is None or self.describe(model).structured_output
+        natively = output is None or self._holds(model, with_tools=bool(request.tools))
         make = partial(asked, request, self._target, output, media, natively=natively)
         try:
             # What holds large data is encoded in a thread.
@@ -282,18 +286,46 @@ class LitellmProvider(BaseProvider):
             return _Prepared(request, model, options | said)
         raise ModelRequestError(self.name, problem, "Change the request.")
 
-    async def _call(self, kind: Kind, *, stream: bool = False) -> Call:
-        clients = await self._line.open()
+    def _check(self, request: ModelRequest, model: str) -> None:
+        """Refuse what cannot be asked of a model, or is not to be."""
+        if request.prefix and not self.describe(model).continues:
+            raise ModelRequestError(
+                self.name,
+                f"cannot go on from the beginning of a reply with model {model!r}",
+                "Ask anew, without `prefix`.",
+            )
+        if would_be_fetched(self._target.routes["chat"], request.messages):
+            raise ModelRequestError(
+                self.name,
+                "is given no images by their address: litellm would fetch them unguarded",
+                "Fetch them with a tool that may do so, and give their bytes.",
+            )
+
+    def _holds(self, model: str, *, with_tools: bool) -> bool:
+        """Say whether a model is held to a schema by its provider."""
+        if with_tools:
+            known = self._catalogue.find(model) or {}
+            if not self._target.holds_with_tools(model, known):
+                return False
+        return self.describe(model).structured_output
+
+    async def _call(self, kind: Kind, ready: _Prepared, *, stream: bool = False) -> Call:
+        """Begin a call; its time begins, too."""
+        seconds = self._seconds(ready)
+        deadline = anyio.current_time() + seconds
+        with anyio.move_on_after(seconds) as scope:
+            clients = await self._line.open()
+        if scope.cancelled_caught:
+            raise too_slow(self.name)
         from kaizen_litellm._call import Call
         from kaizen_litellm._watch import Watch
 
-        route = self._target.routes[kind]
-        watch = Watch(route if self._is_known else "")
         return Call(
             clients,
-            watch,
+            Watch(self._target.routes[kind] if self._is_known else ""),
             stream=stream,
-            own_key=self._key or "",
+            deadline=deadline,
+            own_key=ready.key,
             foreign=not self._is_known,
         )
 
@@ -310,14 +342,8 @@ class LitellmProvider(BaseProvider):
         self, call: Call, function: str, ready: _Prepared, read: Callable[[Any], Read]
     ) -> Read:
         """Ask, and read what comes; whatever else happens becomes an error of ours."""
-        seconds = self._seconds(ready)
-        options = self._with_client(call, ready.options | {"timeout": seconds})
         try:
-            with anyio.fail_after(seconds):
-                response = await self._line.ask(
-                    call, function, options, shielded=self._is_known
-                )
-            return read(response)
+            return read(await self._asked(call, function, ready))
         except Exception as error:  # noqa: BLE001 - rebuilt, whatever litellm raises
             failure = self._failure(error, call, ready)
         finally:
@@ -328,30 +354,30 @@ class LitellmProvider(BaseProvider):
         self, call: Call, ready: _Prepared, assembly: Assembly
     ) -> AsyncGenerator[ModelDelta]:
         """Ask, and give what comes piece by piece."""
-        deadline = anyio.current_time() + self._seconds(ready)
         broken: ModelError | None = None
         response: Any = None
         try:
-            options = self._with_client(
-                call, ready.options | {"timeout": self._seconds(ready)}
-            )
-            with anyio.fail_after(deadline - anyio.current_time()):
-                response = await self._line.ask(
-                    call, "acompletion", options, shielded=self._is_known
-                )
+            response = await self._asked(call, "acompletion", ready)
             reading = Reading(call, response, assembly)
             while not reading.ended:
-                delta = await reading.more(deadline)
+                delta = await reading.more()
                 if delta is not None:
                     yield delta
         except Exception as error:  # noqa: BLE001 - rebuilt, whatever litellm raises
             broken = self._failure(error, call, ready)
         finally:
             await self._closed(call, response)
-        self._end(call, response, assembly)
-        if call.watch.is_bad or not assembly.finished:
+        if not call.watch.is_bad and (broken is None or _is_cut(call, broken)):
             # A stream that breaks off after the model has ended is whole.
+            self._end(call, response, assembly)
+        if not assembly.finished:
             raise broken or ended_early(self.name)
+
+    async def _asked(self, call: Call, function: str, ready: _Prepared) -> Any:
+        """Return what litellm answers."""
+        options = self._with_client(call, ready.options | {"timeout": self._seconds(ready)})
+        with anyio.fail_after(call.deadline - anyio.current_time()):
+            return await self._line.ask(call, function, options)
 
     def _end(self, call: Call, response: Any, assembly: Assembly) -> None:
         """Note whether and why the model has ended, by whoever can tell."""
@@ -387,19 +413,25 @@ class LitellmProvider(BaseProvider):
             return unreadable(self.name)
         if call.unkeyed:
             return missing_key(self.name, self._target.key_variables, "")
-        key, self._key = self._key or "", None
-        return failed(
-            self.name, error, call, key=key, model=ready.model, options=ready.options
+        failure = failed(
+            self.name, error, call, key=ready.key, model=ready.model, options=ready.options
         )
+        if isinstance(failure, ModelAuthError):
+            self._key = None  # to be looked up again: it may be another one by then
+        return failure
 
     def _checked(self, answer: Answer, ready: _Prepared) -> ModelReply:
-        """Return the reply, unless a filter left nothing of it."""
+        """Return the reply, unless it is empty for no good reason."""
         reply = self._reply(answer, ready)
-        if reply.finish_reason == "content_filter" and not (reply.text or reply.tool_uses):
-            refusal = filtered(self.name)
-            refusal.partial = reply
-            raise refusal
-        return reply
+        if reply.text or reply.tool_uses or reply.finish_reason in _MAY_BE_EMPTY:
+            return reply
+        if reply.finish_reason == "content_filter":
+            failure = filtered(self.name)
+        else:
+            # Such as Gemini's MALFORMED_FUNCTION_CALL.
+            failure = unreadable(self.name)
+        failure.partial = reply
+        raise failure
 
     def _reply(self, answer: Answer, ready: _Prepared) -> ModelReply:
         model, route = answer.model, self._target.routes["chat"]
@@ -435,6 +467,11 @@ class LitellmProvider(BaseProvider):
             counts.input = counts.input or guessed_input(ready.request)
             counts.output = max(counts.output, -(-size // CHARS_PER_TOKEN))
         return answer
+
+
+def _is_cut(call: Call, broken: ModelError) -> bool:
+    """Whether a stream ended as nothing more came: what had come was read before."""
+    return call.failure is not None or isinstance(broken, ModelTimeoutError)
 
 
 def _was_answering(call: Call, error: ModelError) -> bool:

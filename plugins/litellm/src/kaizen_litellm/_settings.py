@@ -11,7 +11,13 @@ from urllib.parse import SplitResult, urlsplit
 from kaizen.config import PluginSettings
 from pydantic import Field, SecretStr, field_validator
 
-__all__ = ["LitellmSettings", "PriceSettings", "ProviderSettings", "checked_url"]
+__all__ = [
+    "LitellmSettings",
+    "PriceSettings",
+    "ProviderSettings",
+    "checked_url",
+    "is_header",
+]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -62,7 +68,7 @@ class ProviderSettings(PluginSettings):
     @classmethod
     def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
         for name, line in value.items():
-            if not _HEADER.fullmatch(name) or not _LINE.fullmatch(line):
+            if not is_header(name, line):
                 raise ValueError("has a name or a value that no header has")
         return value
 
@@ -127,6 +133,15 @@ class LitellmSettings(PluginSettings):
     )
     ca_file: Path | None = Field(
         default=None, description="Certificates to trust instead of the usual ones."
+    )
+
+
+def is_header(name: object, value: object) -> bool:
+    """Say whether a header has a name and a value that can be sent."""
+    return (
+        isinstance(name, str)
+        and isinstance(value, str)
+        and bool(_HEADER.fullmatch(name) and _LINE.fullmatch(value))
     )
 
 

@@ -24,6 +24,66 @@ __all__ = ["ADDRESS_VARIABLES", "PRESETS", "Kind", "Target", "route_target", "ta
 Kind: TypeAlias = Literal["chat", "embed", "transcribe"]
 
 AZURE_VERSION = "2024-10-21"
+# Routes that litellm asks by HTTP clients of its own, which know no limits and block; for
+# which it asks somebody else about the model before each call; or that sign in with a
+# browser.
+_APART = frozenset(
+    (
+        "aiohttp_openai",
+        "amazon_nova",
+        "bytez",
+        "chatgpt",
+        "custom",
+        "github_copilot",
+        "lemonade",
+        "maritalk",
+        "nlp_cloud",
+        "ollama_chat",
+        "oobabooga",
+        "petals",
+        "replicate",
+        "sagemaker",
+        "text-completion-codestral",
+        "text-completion-inception",
+        "text-completion-openai",
+        "vllm",
+    )
+)
+# Where litellm looks for a key, if not at `<ROUTE>_API_KEY`.
+_ROUTE_KEYS: Mapping[str, str] = {
+    "apertis": "STIMA_API_KEY",
+    "azure_text": "AZURE_OPENAI_API_KEY AZURE_API_KEY",
+    "bedrock": "AWS_BEARER_TOKEN_BEDROCK",
+    "cohere_chat": "COHERE_API_KEY CO_API_KEY",
+    "cometapi": "COMETAPI_KEY",
+    "datarobot": "DATAROBOT_API_TOKEN",
+    "featherless_ai": "FEATHERLESS_AI_API_KEY FEATHERLESS_API_KEY",
+    "fireworks_ai": "FIREWORKS_API_KEY FIREWORKS_AI_API_KEY FIREWORKSAI_API_KEY",
+    "friendliai": "FRIENDLIAI_API_KEY FRIENDLI_TOKEN",
+    "jina_ai": "JINA_AI_API_KEY JINA_API_KEY",
+    "lambda_ai": "LAMBDA_API_KEY",
+    "meta_llama": "LLAMA_API_KEY",
+    "nano-gpt": "NANOGPT_API_KEY",
+    "openrouter": "OPENROUTER_API_KEY OR_API_KEY",
+    "perplexity": "PERPLEXITY_API_KEY PERPLEXITYAI_API_KEY",
+    "qwen_ai_platform": "QWEN_AI_PLATFORM_API_KEY DASHSCOPE_API_KEY",
+    "qwencloud": "QWENCLOUD_API_KEY DASHSCOPE_API_KEY",
+    "scaleway": "SCW_SECRET_KEY",
+    "scx-ai": "SCX_API_KEY",
+    "snowflake": "SNOWFLAKE_JWT",
+    "tensormesh": "TENSORMESH_INFERENCE_API_KEY",
+    "together_ai": "TOGETHER_API_KEY TOGETHER_AI_API_KEY TOGETHERAI_API_KEY",
+    "vercel_ai_gateway": "VERCEL_AI_GATEWAY_API_KEY VERCEL_OIDC_TOKEN",
+    # These have accounts of a cloud, which litellm takes from the environment.
+    "oci": "",
+    "sagemaker_chat": "",
+    "sagemaker_nova": "",
+    "sap": "",
+    "vertex_ai": "",
+    "vertex_ai_beta": "",
+    "watsonx": "WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY",
+    "watsonx_text": "WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY",
+}
 _ROUTE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -41,10 +101,11 @@ class Target:
         key_from: Where one gets a key.
         needs_key: Whether it refuses who has none.
         stand_in: The key that is sent where there is none, since litellm wants one.
-        local: Whether its use costs nothing.
+        local: Whether it runs models on this machine or near it, which costs nothing.
         continues: Whether it goes on from a prefix; `None` if its model decides.
         extends: Whether it is told so by `continue_final_message`.
-        schema_with_tools: Whether it can offer tools and still hold a reply to a schema.
+        schema_with_tools: Whether it can offer tools and still hold a reply to a schema;
+            `None` if its model decides.
         lists: The path that says which models there are, for servers on this machine.
     """
 
@@ -68,7 +129,7 @@ class Target:
     local: bool = False
     continues: bool | None = False
     extends: bool = False
-    schema_with_tools: bool = True
+    schema_with_tools: bool | None = None
     preference: int | None = None
     lists: str = ""
     insecure: bool = False
@@ -84,6 +145,31 @@ class Target:
         if head and f"/{head}/" in f"{urlsplit(self.base_url).path}/":
             return self.base_url + suffix.removeprefix(f"/{head}")
         return self.base_url + suffix
+
+    @property
+    def list_url(self) -> str:
+        """The address that says which models there are.
+
+        A user may have given the address for clients, which ends with a version.
+        """
+        root = self.base_url
+        if suffix := self.suffixes.get("chat"):
+            root = root.removesuffix(suffix)
+        return root + self.lists
+
+    def holds_with_tools(self, model: str, known: Mapping[str, Any]) -> bool:
+        """Say whether a model can be offered tools and still be held to a schema.
+
+        Where a provider has no schemas for replies, litellm makes the model call a tool
+        that has the schema, and so it can never call any other. Claude is asked in the
+        same way wherever it is.
+
+        Args:
+            known: What the table of models says of it.
+        """
+        if self.schema_with_tools is None or "claude" in model:
+            return bool(known.get("supports_native_structured_output"))
+        return self.schema_with_tools
 
     @property
     def exposes_its_key(self) -> bool:
@@ -105,6 +191,7 @@ _OPENAI = Target(
     model="gpt-4o-mini",
     embed_model="text-embedding-3-small",
     transcribe_model="whisper-1",
+    schema_with_tools=True,
     preference=10,
 )
 _AZURE = Target(
@@ -112,6 +199,7 @@ _AZURE = Target(
     description="Models in Azure: OpenAI deployments, or AI inference; through litellm.",
     key_from="https://portal.azure.com, with your resource",
     families=("azure", "azure_ai", "openai"),
+    schema_with_tools=True,
     preference=20,
 )
 _GOOGLE = Target(
@@ -126,6 +214,7 @@ _GOOGLE = Target(
     key_from="https://aistudio.google.com/apikey",
     model="gemini-2.5-flash",
     embed_model="gemini-embedding-001",
+    schema_with_tools=False,
     preference=40,
 )
 PRESETS: Mapping[str, Target] = {
@@ -208,6 +297,7 @@ PRESETS: Mapping[str, Target] = {
             base_variables=("HF_API_BASE", "HUGGINGFACE_API_BASE"),
             key_variables=("HF_TOKEN", "HUGGINGFACE_API_KEY"),
             key_from="https://huggingface.co/settings/tokens",
+            schema_with_tools=False,
         ),
     )
 }
@@ -246,17 +336,18 @@ def target(name: str, given: ProviderSettings, keys: Keys) -> Target:
         preset = replace(preset, base_url=_ollama_url(variable, found))
     elif found:
         preset = replace(preset, base_url=_from_environment(variable, found))
-    return _adjusted(preset, given)
+    made = _adjusted(preset, given)
+    near = _is_near(urlsplit(made.base_url).hostname or "")
+    return replace(made, local=made.local and near)
 
 
 def route_target(route: str, given: ProviderSettings | None) -> Target:
     """Return what is known of a route of litellm that is offered under no name of its own.
 
-    Its address and its way to a key are litellm's affair; a key is looked for where they
-    usually stand.
+    Its address is litellm's affair; its key is looked for where litellm would.
 
     Raises:
-        ConfigurationError: There can be no such route.
+        ConfigurationError: There can be no such route, or it is not asked here.
     """
     if not _ROUTE.fullmatch(route):
         raise ConfigurationError(
@@ -264,11 +355,18 @@ def route_target(route: str, given: ProviderSettings | None) -> Target:
             "is none of litellm's",
             "Write the model as `provider/model`.",
         )
+    if route in _APART:
+        raise ConfigurationError(
+            f"route {route!r}",
+            "is not asked here: litellm asks it past the limits that hold for all others",
+            "If it speaks as OpenAI does, use another route, such as `custom_openai`.",
+        )
+    variables = _ROUTE_KEYS.get(route, f"{route.upper().replace('-', '_')}_API_KEY")
     known = Target(
         name=route,
         routes={"chat": route, "embed": route, "transcribe": route},
         families=(route,),
-        key_variables=(f"{route.upper().replace('-', '_')}_API_KEY",),
+        key_variables=tuple(variables.split()),
         needs_key=False,
         continues=None,
     )

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 __all__ = ["Watch"]
 
-_OPENAI = ("choices", "output", "type", "data", "text")
+_OPENAI = ("choices", "output", "type", "data", "text", "usage")
 # What has to stand in an answer, or in each event, by litellm's name of the provider.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "anthropic": ("content", "type"),
@@ -46,7 +46,14 @@ _REASONS: Mapping[str, str] = {
         (
             "BLOCKLIST",
             "ERROR_TOXIC",
+            "ESCALATION",
+            "IMAGE_OTHER",
+            "IMAGE_PROHIBITED_CONTENT",
+            "IMAGE_RECITATION",
             "IMAGE_SAFETY",
+            "LANGUAGE",
+            "NO_IMAGE",
+            "OTHER",
             "PROHIBITED_CONTENT",
             "RECITATION",
             "SAFETY",
@@ -77,12 +84,23 @@ class Watch:
         spoiled: Whether something came that cannot be read.
     """
 
-    __slots__ = ("_keys", "_line", "_route", "knows", "reason", "spoiled", "told", "usage")
+    __slots__ = (
+        "_ending",
+        "_held",
+        "_keys",
+        "_route",
+        "knows",
+        "reason",
+        "spoiled",
+        "told",
+        "usage",
+    )
 
     def __init__(self, route: str) -> None:
         self._route = route
         self._keys = _KEYS.get(route, ())
-        self._line = b""
+        self._held: list[bytes] = []
+        self._ending = ""
         self.knows = bool(self._keys)
         self.reason = ""
         self.usage: Mapping[str, Any] | None = None
@@ -108,17 +126,18 @@ class Watch:
         if not self.is_bad and isinstance(data, Mapping):
             self._note_end(data)
             self._stopped(data.get("stop_reason") or data.get("finish_reason"))
+            self.reason = self._ending
 
     def feed(self, chunk: bytes) -> int:
         """Look at a piece of a stream, and return how much of it is good."""
         if b"\n" not in chunk:
-            self._line += chunk
+            self._held.append(chunk)
             return len(chunk)
         place = 0
         lines = chunk.split(b"\n")
-        lines[0] = self._line + lines[0]
-        skipped = len(self._line)
-        self._line = lines.pop()
+        skipped = sum(map(len, self._held))
+        lines[0] = b"".join((*self._held, lines[0]))
+        self._held = [lines.pop()]
         for line in lines:
             self._read(line.strip())
             if self.is_bad:
@@ -129,15 +148,23 @@ class Watch:
 
     def end(self) -> None:
         """Look at what stands behind the last end of line."""
-        line, self._line = self._line.strip(), b""
+        line = b"".join(self._held).strip()
+        self._held = []
         if line.startswith(b"{") and line.endswith(b"}"):
             self._read(line)
+        self.reason = self._ending
 
     def _read(self, line: bytes) -> None:
+        """Look at a line; an event of a stream is whole once an empty one follows it."""
         if line.startswith(b"data:"):
-            line = line[5:].strip()
-        elif not line.startswith((b"{", b"[")):
-            return
+            self._event(line[5:].strip())
+        elif line.startswith((b"{", b"[")):
+            self._event(line)
+            self.reason = self._ending
+        elif not line:
+            self.reason = self._ending
+
+    def _event(self, line: bytes) -> None:
         if not line or line == b"[DONE]":
             return
         try:
@@ -155,7 +182,9 @@ class Watch:
             self.spoiled = self.spoiled or bool(self._keys)
             return
         error = data.get("error")
-        if error:
+        if data.get("type") == "response.failed":
+            self.told = _inside(data, "response").get("error") or data
+        elif error:
             self.told = error
         elif data.get("type") == "error" or isinstance(data.get("message"), str):
             self.told = data
@@ -169,7 +198,8 @@ class Watch:
         elif route == "gemini":
             candidate = _first(event.get("candidates"))
             self._stopped(candidate.get("finishReason"))
-            self._stopped(_inside(event, "promptFeedback").get("blockReason"))
+            if _inside(event, "promptFeedback").get("blockReason"):
+                self._stopped("content_filter")
         elif route == "cohere_chat":
             if event.get("type") == "message-end":
                 self._cohere(_inside(event, "delta"))
@@ -197,7 +227,7 @@ class Watch:
 
     def _stopped(self, reason: Any) -> None:
         if isinstance(reason, str) and reason:
-            self.reason = _REASONS.get(reason, reason)[:100]
+            self._ending = _REASONS.get(reason, reason)[:100]
 
 
 def _inside(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -206,9 +236,13 @@ def _inside(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _first(listed: Any) -> Mapping[str, Any]:
-    """Return the first of a list of objects; of several choices, that is the one taken."""
-    if isinstance(listed, list) and listed and isinstance(listed[0], Mapping):
-        return listed[0]
+    """Return the first of several choices, which is the one taken, if it is there.
+
+    In a stream each event may hold another one, and those are numbered.
+    """
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, Mapping) and not each.get("index"):
+            return each
     return {}
 
 

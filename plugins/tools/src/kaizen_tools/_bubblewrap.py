@@ -3,7 +3,7 @@
 Bubblewrap makes them ahead, while nobody waits, and a small program holds them. The process
 that is to become the command enters them, as `nsenter` would, and waits for its order
 there. What is protected is then mounted again, for reading, by that process: which names
-exist is known no earlier. At last it gives up all rights, as everything has that bubblewrap
+exist is known no earlier. At last it drops every right, as bubblewrap does for what it
 starts.
 
 A mount cannot be removed, renamed or replaced from inside, and neither can a directory that
@@ -17,14 +17,17 @@ import json
 import os
 import select
 import signal
+import time
 
 from kaizen_tools._calls import (
     drop_privileges,
     enter_namespace,
+    keep_mounts,
     mount_over,
     refuse_calls,
 )
-from kaizen_tools._order import is_below, parents_between
+from kaizen_tools._order import identity, is_below, parents_between
+from kaizen_tools._processes import ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,44 +45,48 @@ __all__ = ["TEMPORARY", "Enclosure"]
 TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
 """The path that a command knows its temporary directory by."""
 _UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc")
-_READY = b"\nready\n"
-_HOLDER = ("/bin/sh", "-c", "echo; echo ready; read -r _")
-"""Says when all is ready, and holds the namespaces until its input ends."""
 _USER, _PROCESSES = 0x10000000, 0x20000000
 _OTHERS = {"mnt": 0x20000, "net": 0x40000000, "ipc": 0x08000000}
 _GET_OWNER = 0xB701
-_READY_MS = 10_000
-_NONE = "bubblewrap made no namespaces"
+_READY = b"ready\n"
+_READY_S = 10.0
 _MAX_TEXT = 10_000
+_NONE = "bubblewrap made no namespaces"
 
 
 class Enclosure:
     """The namespaces of one command, and how to get into them.
 
     Attributes:
-        processes: Bubblewrap, and the first process in the namespaces. All that is in them
-            ends with that.
+        processes: Bubblewrap, and the first process in the namespaces, which cannot be
+            killed from inside. All in them ends with that one.
+        watched: What tells their ends, by which they can be killed.
     """
 
     def __init__(self, wanted: Confinement, private: Private) -> None:
         """Let bubblewrap make them, which takes some milliseconds.
 
         Raises:
-            OSError: It could not, and says why.
+            OSError: It could not, and says why. What it has started may still run.
         """
         self._wanted = wanted
         self._seen = _seen(wanted)
+        self._hidden = _hidden_now(wanted)
         self._mounts = _mounts(wanted, private)
-        self.processes, self._input = _started(wanted, self._mounts)
-        try:
-            self._opened = _opened(self.processes[1], network=wanted.network)
-        except OSError:
-            os.kill(self.processes[0], signal.SIGKILL)
-            raise
+        building = _Building(wanted, self._mounts)
+        self.processes = building.processes
+        self.watched = building.watched
+        self._held = building.wait()
+        self._opened = _opened(self.processes[1], network=wanted.network)
 
     def is_stale(self) -> bool:
-        """Say whether something else is now where a command would find what was there."""
-        return _seen(self._wanted) != self._seen
+        """Say whether a command would not find there what it finds on the machine."""
+        has_ended = any(ended(each) for each in self.watched)
+        return has_ended or self.is_exposed() or _seen(self._wanted) != self._seen
+
+    def is_exposed(self) -> bool:
+        """Say whether something else is now where something was hidden."""
+        return _hidden_now(self._wanted) != self._hidden
 
     def fork(self) -> int:
         """Fork this process, which is a subreaper. The child is in the namespaces.
@@ -100,6 +107,8 @@ class Enclosure:
             for line in lines:
                 if not line.isdigit():
                     raise OSError(0, line)
+            if not lines:
+                raise OSError(0, "the namespaces could not be entered")
             return int(lines[0])
         try:
             self._enter_by_fork(writing)
@@ -119,6 +128,8 @@ class Enclosure:
         for name, kind in _OTHERS.items():
             if name in self._opened:
                 enter_namespace(self._opened[name], kind)
+        # What is mounted outside from now on would else appear inside, to be written to.
+        keep_mounts()
 
     def confine(self, kept: tuple[str, ...]) -> None:
         """Confine this process, which is in the namespaces, for good.
@@ -135,77 +146,111 @@ class Enclosure:
         refuse_calls(bytes.fromhex(self._wanted.program_filter))
 
 
-def _seen(wanted: Confinement) -> list[tuple[int, ...] | None]:
-    """Return what is where a command finds or misses something of the machine."""
-    roots = [root.path for root in wanted.roots]
-    found = [_identity(path) for path in (*wanted.system, *wanted.readable, *roots)]
-    return found + [_identity(path, changed=True) for path in wanted.hidden]
+class _Building:
+    """Bubblewrap while it makes namespaces.
 
+    A small program holds them, which can be that long in the place of the first process:
+    it echoes when all is ready, and ends when its input does.
 
-def _identity(path: str, *, changed: bool = False) -> tuple[int, ...] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_ctime_ns if changed else 0
-
-
-def _started(wanted: Confinement, mounts: Mounts) -> tuple[tuple[int, int], int]:
-    """Start bubblewrap, and wait until its namespaces are ready.
-
-    Returns:
-        Its process id, and that of the first process in the namespaces; and what holds them
-        as long as it is open.
+    Attributes:
+        processes: Bubblewrap, and the first process in the namespaces.
+        watched: What tells their ends.
 
     Raises:
-        OSError: It failed, or said nothing for too long.
+        OSError: It cannot be started, or does not begin.
     """
-    input_, held = os.pipe()
-    heard, said = os.pipe()
-    info, program = os.dup(said), os.memfd_create("filter")
+
+    def __init__(self, wanted: Confinement, mounts: Mounts) -> None:
+        self._deadline = time.monotonic() + _READY_S
+        input_, self._held = os.pipe()
+        self._heard, said = os.pipe()
+        told, info = os.pipe()
+        program = os.memfd_create("filter")
+        try:
+            os.write(self._held, _READY)
+            os.write(program, bytes.fromhex(wanted.program_filter))
+            os.lseek(program, 0, os.SEEK_SET)
+            for descriptor in (info, program):
+                os.set_inheritable(descriptor, True)
+            words = _words(wanted, mounts, info=info, program=program)
+            process = _spawned(words, (input_, said, said))
+        finally:
+            for descriptor in (input_, said, info, program):
+                os.close(descriptor)
+        try:
+            self.watched: tuple[int, ...] = (os.pidfd_open(process),)
+            self.processes = process, self._first_process(told)
+            self.watched += (os.pidfd_open(self.processes[1]),)
+        finally:
+            os.close(told)
+
+    def wait(self) -> tuple[int, int]:
+        """Wait until all is ready.
+
+        Returns:
+            What has to stay open as long as the namespaces are needed.
+
+        Raises:
+            OSError: It failed, and says why, or takes too long.
+        """
+        text = b""
+        while not text.endswith(_READY):
+            piece = self._read(self._heard)
+            if not piece:
+                raise self._failure(text)
+            text += piece
+        return self._held, self._heard
+
+    def _first_process(self, told: int) -> int:
+        text = b""
+        while not text.rstrip().endswith(b"}"):
+            piece = self._read(told)
+            if not piece:
+                raise self._failure(self._read(self._heard))
+            text += piece
+        try:
+            return int(json.loads(text)["child-pid"])
+        except (ValueError, KeyError, TypeError):
+            raise OSError(0, _NONE) from None
+
+    def _failure(self, text: bytes) -> OSError:
+        lines = text.replace(_READY, b"").decode(errors="replace").split("\n")
+        return OSError(0, next(filter(None, reversed(lines)), _NONE))
+
+    def _read(self, opened: int) -> bytes:
+        """Return what it says next; nothing if it has ended, or is out of time."""
+        poll = select.poll()
+        for descriptor in (opened, *self.watched):
+            poll.register(descriptor, select.POLLIN)
+        left_ms = max(0.0, (self._deadline - time.monotonic()) * 1000)
+        ready = [descriptor for descriptor, _ in poll.poll(left_ms)]
+        return os.read(opened, _MAX_TEXT) if opened in ready else b""
+
+
+def _spawned(words: list[str], places: tuple[int, ...]) -> int:
+    """Start a program with these as its standard input and outputs.
+
+    It and what it becomes are not told of the ends of their children, which are then
+    reaped by the system: those of the first process in the namespaces are many.
+    """
+    actions = [(os.POSIX_SPAWN_DUP2, given, number) for number, given in enumerate(places)]
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        os.write(program, bytes.fromhex(wanted.program_filter))
-        os.lseek(program, 0, os.SEEK_SET)
-        for descriptor in (info, program):
-            os.set_inheritable(descriptor, True)
-        words = _words(wanted, mounts, info=info, program=program)
-        places = enumerate((input_, said, said))
-        actions = [(os.POSIX_SPAWN_DUP2, given, number) for number, given in places]
-        process = os.posix_spawn(wanted.program, words, {}, file_actions=actions)
+        return os.posix_spawn(words[0], words, {}, file_actions=actions)
     finally:
-        for descriptor in (input_, said, info, program):
-            os.close(descriptor)
-    try:
-        return (process, _first_process(_heard(heard))), held
-    except OSError:
-        os.kill(process, signal.SIGKILL)
-        raise
-    finally:
-        os.close(heard)
+        signal.signal(signal.SIGCHLD, before)
 
 
-def _first_process(text: bytes) -> int:
-    """Return the first process in the namespaces, from what bubblewrap says."""
-    if not text.endswith(_READY):
-        lines = text.decode(errors="replace").split("\n")
-        raise OSError(0, next(filter(None, reversed(lines)), _NONE))
-    try:
-        return int(json.loads(text.removesuffix(_READY))["child-pid"])
-    except (ValueError, KeyError, TypeError):
-        raise OSError(0, _NONE) from None
+def _seen(wanted: Confinement) -> list[object]:
+    """Return what is where a command finds something of the machine."""
+    roots = [root.path for root in wanted.roots]
+    paths = (*wanted.system, *wanted.readable, *roots, *wanted.hidden)
+    with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123 - starts faster
+        return [file.read(), *map(identity, paths)]
 
 
-def _heard(opened: int) -> bytes:
-    """Return what bubblewrap says until all is ready, or until it ends."""
-    poll = select.poll()
-    poll.register(opened, select.POLLIN)
-    text = b""
-    while not text.endswith(_READY) and len(text) < _MAX_TEXT and poll.poll(_READY_MS):
-        piece = os.read(opened, _MAX_TEXT)
-        if not piece:
-            break
-        text += piece
-    return text
+def _hidden_now(wanted: Confinement) -> list[object]:
+    return [identity(path) for path in wanted.hidden]
 
 
 def _opened(process: int, *, network: bool) -> dict[str, int]:
@@ -244,10 +289,10 @@ def _words(wanted: Confinement, mounts: Mounts, *, info: int, program: int) -> l
     """
     return [
         *(wanted.program, *_UNSHARE, *(() if wanted.network else ("--unshare-net",))),
-        *("--die-with-parent", "--info-fd", str(info)),
+        *("--as-pid-1", "--die-with-parent", "--info-fd", str(info)),
         *("--cap-drop", "ALL", "--seccomp", str(program)),
         *(word for path in sorted(mounts, key=_depth) for word in mounts[path]),
-        *("--remount-ro", "/", "--chdir", "/", "--", *_HOLDER),
+        *("--remount-ro", "/", "--chdir", "/", "--", wanted.holder),
     ]
 
 

@@ -11,16 +11,19 @@ __all__ = [
     "call",
     "drop_privileges",
     "enter_namespace",
+    "keep_mounts",
     "mount_over",
     "refuse_calls",
 ]
 
 _SUBREAPER = 36
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
-_CLONE, _CLOSE_ON_EXEC = 1, os.O_CLOEXEC
+_OPEN_TREE, _MOVE_MOUNT, _OPEN, _MOUNT_SETATTR = 428, 429, 437, 442
+_HERE = -100
+_NO_LINKS = 0x04
+_CLONE = 1
 _EMPTY_PATH, _RECURSIVE = 0x1000, 0x8000
 _FROM_EMPTY_PATH, _TO_EMPTY_PATH = 0x4, 0x40
-_READ_ONLY = 0x1
+_READ_ONLY, _PRIVATE = 0x1, 1 << 18
 _NO_NEW_PRIVILEGES, _DROP_CAPABILITY, _SECCOMP, _FILTER = 38, 24, 22, 2
 _CAPABILITY_VERSION = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -41,15 +44,22 @@ def enter_namespace(opened: int, kind: int) -> None:
         raise OSError(code, f"a namespace cannot be entered: {os.strerror(code)}")
 
 
+def keep_mounts() -> None:
+    """Have no mount of this namespace follow another one, and none follow them."""
+    wanted = struct.pack("=4Q", 0, 0, _PRIVATE, 0)
+    call(_MOUNT_SETATTR, _HERE, b"/", _RECURSIVE, wanted, len(wanted))
+
+
 def mount_over(path: str, *, read_only: bool) -> None:
     """Mount what is at a path over itself, with all that is mounted below it.
 
-    It is found once, and never through a link at its end. Needs Linux 5.12.
+    It is found once, and never through a link. Needs Linux 5.12.
     """
-    at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    how = struct.pack("=3Q", os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
+    at = call(_OPEN, _HERE, os.fsencode(path), how, len(how))
     try:
         flags = _EMPTY_PATH | _RECURSIVE
-        tree = call(_OPEN_TREE, at, b"", _CLONE | _CLOSE_ON_EXEC | flags)
+        tree = call(_OPEN_TREE, at, b"", _CLONE | os.O_CLOEXEC | flags)
         try:
             if read_only:
                 wanted = struct.pack("=4Q", _READ_ONLY, 0, 0, 0)

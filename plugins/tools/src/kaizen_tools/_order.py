@@ -15,6 +15,7 @@ __all__ = [
     "Terms",
     "Tree",
     "block",
+    "identity",
     "is_below",
     "parents_between",
     "read_block",
@@ -49,6 +50,7 @@ class Confinement:
     Attributes:
         backend: `bubblewrap` or `landlock`.
         program: The path of bubblewrap.
+        holder: That of a program that echoes, and does nothing else.
         system: Paths that can be read, with all below them, and that stay what they are.
         readable: More of them, which may come and go.
         hidden: Paths below these that cannot.
@@ -60,6 +62,7 @@ class Confinement:
 
     backend: str
     program: str = ""
+    holder: str = ""
     system: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
@@ -169,6 +172,15 @@ def _read(stream: IO[bytes], count: int) -> bytes:
             raise EOFError("nobody says any more")
         text += piece
     return text
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Say which file or directory is at a path, and `None` if there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def is_below(path: str, directory: str) -> bool:

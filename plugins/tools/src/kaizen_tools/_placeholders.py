@@ -18,7 +18,7 @@ import fcntl
 import os
 import stat
 
-from kaizen_tools._order import is_below
+from kaizen_tools._order import identity, is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ class Placeholders:
             for path in self._wanted.kept
             if is_below(path, root) and (point := _point(root, path)) is not None
         }
-        self._points = {point: _identity(point) for point in sorted(points)}
+        self._points = {point: identity(point) for point in sorted(points)}
         return tuple(self._points)
 
     def are_replaced(self) -> bool:
         """Say whether something else is now where a command finds something mounted."""
-        return any(_identity(point) != was for point, was in self._points.items())
+        return any(identity(point) != was for point, was in self._points.items())
 
     def remove(self) -> None:
         """Take away what was made, if no other command needs it."""
@@ -107,28 +107,21 @@ def _is_shared(opened: int) -> bool:
     return True
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def _point(root: str, path: str) -> str | None:
     """Return where to mount to protect a path; make it if it is missing.
 
     Returns:
-        `None` if nothing can be made there by this user, and so not by the command either.
+        `None` if nothing can be made there, and so not by the command either. Where only
+        the mode forbids it, which the command could change, it is the directory.
     """
     at = root.rstrip("/")
     names = path[len(at) + 1 :].split("/")
     for name in names:
-        at = f"{at}/{name}"
+        directory, at = at, f"{at}/{name}"
         try:
             status = os.lstat(at)
         except FileNotFoundError:
-            return _make(at, "/".join(names))
+            return _make(directory, at, "/".join(names))
         if stat.S_ISLNK(status.st_mode):
             raise OSError(0, f"{at!r} is a link, which cannot be protected from a command")
         if not stat.S_ISDIR(status.st_mode):
@@ -136,7 +129,7 @@ def _point(root: str, path: str) -> str | None:
     return at
 
 
-def _make(at: str, name: str) -> str | None:
+def _make(directory: str, at: str, name: str) -> str | None:
     content = _NEUTRAL.get(name) if at.endswith("/" + name) else None
     try:
         if content is None:
@@ -149,8 +142,10 @@ def _make(at: str, name: str) -> str | None:
         os.utime(at, (_MARK_S, _MARK_S))
     except FileExistsError:
         return at
+    except PermissionError:
+        return directory if os.stat(directory).st_uid == os.geteuid() else None  # noqa: PTH116
     except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        if error.errno == errno.EROFS:
             return None
         raise
     return at

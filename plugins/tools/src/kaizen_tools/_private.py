@@ -10,10 +10,13 @@ __all__ = ["Private"]
 
 _MODE = 0o700
 _REMOVE_S = 3.0
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Private:
     """A directory for one command, with a home and a place for what is temporary in it.
+
+    What is removed is what was made, whatever the paths lead to by then.
 
     Attributes:
         path: Where it is.
@@ -25,42 +28,74 @@ class Private:
         """Make it.
 
         Args:
-            parent: Where to make it.
+            parent: Where to make it; made too, if it is missing.
 
         Raises:
             OSError: It cannot be made.
         """
-        self.path = f"{parent}/kaizen-{os.urandom(8).hex()}"
+        with suppress(FileExistsError):
+            os.mkdir(parent, _MODE)  # noqa: PTH102 - paths are strings here
+        self._parent = parent
+        self.path = f"{parent}/{os.urandom(8).hex()}"
         self.home = f"{self.path}/home"
         self.temporary = f"{self.path}/tmp"  # noqa: S108 - it was made for this
-        for path in (self.path, self.home, self.temporary):
-            os.mkdir(path, _MODE)  # noqa: PTH102 - starts faster
+        os.mkdir(self.path, _MODE)  # noqa: PTH102
+        self._opened = os.open(self.path, _DIRECTORY)
+        for name in ("home", "tmp"):
+            os.mkdir(name, _MODE, dir_fd=self._opened)
+
+    def is_there(self) -> bool:
+        """Say whether it is still where it was made."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self._opened))
 
     def remove(self) -> None:
         """Remove it with all that is in it; what is very much, only in part."""
-        _remove(self.path, time.monotonic() + _REMOVE_S)
+        self._remove(time.monotonic() + _REMOVE_S)
 
     def remove_rest(self) -> None:
         """Remove what is left, however long it takes."""
-        _remove(self.path, float("inf"))
+        self._remove(float("inf"))
+
+    def _remove(self, deadline: float) -> None:
+        with suppress(RecursionError):
+            _empty(self._opened, deadline)
+        with suppress(OSError):
+            if self.is_there():
+                os.rmdir(self.path)  # noqa: PTH106
+            os.rmdir(self._parent)  # noqa: PTH106 - if there is no other in it
 
 
-def _remove(path: str, deadline: float) -> None:
-    """Remove a directory with all that is in it, as far as that goes until a deadline.
-
-    Nobody changes it meanwhile: all that could is gone.
-    """
-    with suppress(OSError):
-        os.rmdir(path)  # noqa: PTH106 - paths are strings here
-        return
-    try:
-        os.chmod(path, _MODE)  # noqa: PTH101 - paths are strings here
-        with os.scandir(path) as entries:
-            for entry in entries:
+def _empty(directory: int, deadline: float) -> None:
+    """Remove what is in an open directory, as far as that goes until a deadline."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if time.monotonic() >= deadline:
+                return
+            with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
-                    _remove(entry.path, deadline)
-                elif time.monotonic() < deadline:
-                    os.unlink(entry.path)  # noqa: PTH108
-        os.rmdir(path)  # noqa: PTH106
-    except (OSError, RecursionError):
+                    _remove_directory(entry.name, directory, deadline)
+                else:
+                    os.unlink(entry.name, dir_fd=directory)
+
+
+def _remove_directory(name: str, directory: int, deadline: float) -> None:
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=directory)
         return
+    # It may have taken its rights from itself; a link in its place is never followed.
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    found = os.open(name, flags, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{found}", _MODE)  # noqa: PTH101
+        opened = os.open(name, _DIRECTORY, dir_fd=directory)
+    finally:
+        os.close(found)
+    try:
+        _empty(opened, deadline)
+    finally:
+        os.close(opened)
+    os.rmdir(name, dir_fd=directory)

@@ -245,7 +245,7 @@ class Running:
         return int(words[0]), int(words[1]), private
 
     def _kill(self) -> None:
-        """Kill a supervisor that does not end, and what it leaves."""
+        """Kill a supervisor that does not end."""
         supervisor, _, _ = self._begun
         if supervisor:
             with suppress(ProcessLookupError, PermissionError):
@@ -272,7 +272,7 @@ class Running:
         notices = {
             "output": f"it wrote over {self._settings.max_output_bytes} bytes",
             "processes": f"it had over {self._settings.processes} processes",
-            "replaced": "somebody else replaced a protected name, and so unprotected it",
+            "replaced": "somebody else replaced what was protected or hidden",
         }
         stopped = f"\n[stopped: {notices[self.why]}]" if self.why in notices else ""
         return stopped + (f"\n[{self.left}]" if self.left else "")

@@ -31,6 +31,7 @@ SYSTEM = (
     *("/nix", "/gnu/store", "/run/current-system", "/sys/devices/system/cpu"),
 )
 """What programs are made of. Nobody keeps anything private there."""
+HOLDERS = ("/bin", "/usr/bin", "/run/current-system/sw/bin")
 RESOLVER = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager")
 OF_ROOT = (
     *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers"),
@@ -116,6 +117,9 @@ def _described(
         return Sandbox(backend="none"), "`/` is a root, and there is nothing beside it"
     if isolated and not (program := _bubblewrap(settings.bubblewrap, directory, roots)):
         return Sandbox(backend="none"), "the program `bwrap` is not installed"
+    holder = shutil.which("cat", path=":".join(HOLDERS)) or ""
+    if isolated and not holder:
+        return Sandbox(backend="none"), "the program `cat` is not where systems have it"
     network = settings.network
     calls = filter_program(machine, namespaces=isolated, network=network)
     folders = [root.path for root in roots if not root.file]
@@ -126,6 +130,7 @@ def _described(
     confinement = Confinement(
         backend=backend,
         program=program,
+        holder=holder,
         system=tuple(_existing(SYSTEM)),
         readable=readable,
         hidden=_hidden([*shown, *_programs(), program]) if os.geteuid() == 0 else (),

@@ -7,7 +7,10 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
 from typing import Annotated, Any
 
 import anyio
@@ -29,6 +32,7 @@ _LOG = logging.getLogger("kaizen.tools")
 _MAX_COMMAND = 100_000
 _MARGIN_S = 20.0
 _TRIAL_S = 10.0
+_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is made there is private
 _TRIAL = """
 set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" || exit
 (: >>/proc/sys/kernel/core_pattern) 2>/dev/null || echo confined"""
@@ -78,7 +82,7 @@ async def _shell(
         processes=settings.bash.processes,
         grace_s=settings.bash.grace_s,
         limits=_limits(settings.bash),
-        temporary=tempfile.gettempdir(),
+        temporary=f"{_temporary(roots)}/kaizen-{token_hex(8)}",
         confinement=sandbox.confinement,
     )
     spawner = Spawner(terms)
@@ -87,6 +91,21 @@ async def _shell(
     finally:
         with anyio.CancelScope(shield=True):
             await run_sync(spawner.close)
+            await run_sync(partial(rmtree, terms.temporary, ignore_errors=True))
+
+
+def _temporary(roots: Roots) -> str:
+    """Return where to put what is temporary: where no command can get at it, if possible.
+
+    Below a root, one command could put something into the home of the next.
+    """
+    usual = os.path.realpath(tempfile.gettempdir())
+    candidates = (usual, *_TEMPORARY) if os.name == "posix" else (usual,)
+    for path in candidates:
+        is_open = any(path == root.path or is_below(path, root.path) for root in roots)
+        if not is_open and os.access(path, os.W_OK | os.X_OK):
+            return path
+    return usual
 
 
 class Shell:
@@ -148,7 +167,7 @@ class Shell:
         """Return what is wrong with the sandbox, found by running something in it."""
         if self._root is None:
             return ""
-        temporary = os.path.realpath(tempfile.gettempdir())  # noqa: ASYNC240 - once
+        temporary = _temporary(self._roots)
         inside = any(is_below(f"{temporary}/", root.path) for root in self._roots)
         command = f"MOST={3 if inside else 2}; {_TRIAL}"
         result = await self._run(self._root, ("/bin/sh", "-c", command), _TRIAL_S)

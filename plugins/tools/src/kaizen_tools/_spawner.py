@@ -31,15 +31,21 @@ def serve(requests: socket.socket) -> None:
 
     What it says first is what holds for all commands.
     """
+    from kaizen_tools._calls import become_subreaper
     from kaizen_tools._order import Terms, read_block
 
     with open(requests.fileno(), "rb", buffering=0, closefd=False) as said:
         terms = Terms.decoded(read_block(said))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The kernel reaps them.
+    if sys.platform == "linux":
+        become_subreaper()
+    supervisors: set[int] = set()
     is_over = False
     while not is_over:
+        supervisors = _without_strangers(supervisors)
         reading, writing = os.pipe()
-        if os.fork():
+        if supervisor := os.fork():
+            supervisors.add(supervisor)
             os.close(writing)
             # It ends without a word once it has become a command: time for the next one.
             is_over = os.read(reading, 1) != b""
@@ -49,6 +55,21 @@ def serve(requests: socket.socket) -> None:
             _wait_and_supervise(terms, requests, writing)
         finally:
             os._exit(0)
+    _without_strangers(supervisors)
+
+
+def _without_strangers(supervisors: set[int]) -> set[int]:
+    """Kill what a supervisor that was killed has left, which comes to this process.
+
+    Returns:
+        The supervisors that there still are.
+    """
+    from kaizen_tools._processes import children_of, send
+
+    found = set(children_of(os.getpid()))
+    for process in found - supervisors:
+        send(os.kill, process, signal.SIGKILL)
+    return found & supervisors
 
 
 def _wait_and_supervise(terms: Terms, requests: socket.socket, over: int) -> None:

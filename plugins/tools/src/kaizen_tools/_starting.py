@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import suppress
 
 from kaizen_tools._bubblewrap import Enclosure
 from kaizen_tools._command import NOT_STARTED, become_command
 from kaizen_tools._order import block
 from kaizen_tools._private import Private
+from kaizen_tools._processes import end_all, ended, opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kaizen_tools._order import Terms
 
-__all__ = ["ENDING", "Starting", "children_of"]
+__all__ = ["ENDING", "Starting"]
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """Signals that ask a command to end, and that its supervisor ignores."""
@@ -33,7 +33,6 @@ class Starting:
         problem: Why there is none.
         private: What the command has for itself.
         own: The processes that are there for the command and not by it.
-        enclosing: Those of them that take all others with them.
     """
 
     def __init__(self, terms: Terms, closed: Sequence[int]) -> None:
@@ -47,8 +46,8 @@ class Starting:
         self.problem: OSError | None = None
         self.private: Private | None = None
         self.own: frozenset[int] = frozenset()
-        self.enclosing: tuple[int, ...] = ()
         self._enclosure: Enclosure | None = None
+        self._watched: int | None = None
         self._channel, theirs = socket.socketpair()
         with theirs:
             try:
@@ -61,9 +60,7 @@ class Starting:
         wanted = self._terms.confinement
         if wanted is not None and wanted.backend == "bubblewrap":
             self._enclosure = Enclosure(wanted, self.private)
-            self.enclosing = self._enclosure.processes
-            holding = children_of(self.enclosing[-1])
-            self.own = frozenset({*self.enclosing, *holding})
+            self.own = frozenset(self._enclosure.processes)
         # The command is never deaf to them, however early they come.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         for number in ENDING:
@@ -72,6 +69,7 @@ class Starting:
             self.process = self._enclosure.fork() if self._enclosure else os.fork()
             if not self.process:
                 self._become(theirs, closed)
+            self._watched = opened(self.process)
         finally:
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
@@ -88,28 +86,37 @@ class Starting:
         finally:
             os._exit(NOT_STARTED)
 
+    @property
+    def enclosing(self) -> tuple[int, ...]:
+        """What tells the ends of those of its own that take all others with them."""
+        return self._enclosure.watched if self._enclosure is not None else ()
+
     def is_stale(self) -> bool:
-        """Say whether what was made is no longer what the command needs."""
+        """Say whether what was made is not, or no longer, what a command needs."""
+        if self.problem is not None or self.private is None or not self.private.is_there():
+            return True
+        if self._watched is not None and ended(self._watched):
+            return True
         return self._enclosure is not None and self._enclosure.is_stale()
 
-    def begin(self, text: bytes, directory: int, outputs: Sequence[int]) -> None:
-        """Tell it the order, and what it writes to; it waits for what is protected."""
-        if self.process:
-            # From a directory that was opened outside one could leave the namespaces.
-            more = [] if self._enclosure else [directory]
-            socket.send_fds(self._channel, [b"."], [*outputs, *more])
-            self._channel.sendall(block(text))
+    def is_exposed(self) -> bool:
+        """Say whether the command may see now what was hidden from it."""
+        return self._enclosure is not None and self._enclosure.is_exposed()
 
-    def require(self) -> None:
-        """Refuse to run it where that cannot work.
+    def begin(self, text: bytes, directory: int, outputs: Sequence[int]) -> None:
+        """Tell it the order, and what it writes to; it waits for what is protected.
 
         Raises:
-            OSError: It says why.
+            OSError: It cannot work, and says why.
         """
         if self.problem is not None:
             raise self.problem
         if self._terms.confinement is not None:
             self._terms.confinement.require_roots()
+        # From a directory that was opened outside one could leave the namespaces.
+        more = [] if self._enclosure else [directory]
+        socket.send_fds(self._channel, [b"."], [*outputs, *more])
+        self._channel.sendall(block(text))
 
     def run(self, kept: tuple[str, ...]) -> None:
         """Let it become the command."""
@@ -117,13 +124,9 @@ class Starting:
         self._channel.close()
 
     def give_up(self) -> None:
-        """End it, if it is not the command yet, with all that was made for it."""
+        """End it, if it is not the command yet, and all else that is below this process."""
         self._channel.close()
-        for process in self.enclosing:
-            os.kill(process, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+        end_all(self.process, None, self.enclosing)
         self.remove()
 
     def remove(self) -> None:
@@ -135,16 +138,3 @@ class Starting:
         """Remove what is left of that, for which nobody has to wait."""
         if self.private is not None:
             self.private.remove_rest()
-
-
-def children_of(process: int) -> list[int]:
-    """Return the children of a process. Takes as long as it has threads."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - starts faster
-            path = f"/proc/{process}/task/{thread}/children"
-            with open(path, "rb") as file:  # noqa: PTH123 - starts faster
-                found += map(int, file.read().split())
-    except OSError:
-        return found
-    return found

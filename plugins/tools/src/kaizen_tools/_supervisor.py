@@ -12,12 +12,22 @@ import select
 import signal
 import sys
 import time
+from functools import partial
 
 from kaizen_tools._calls import become_subreaper
 from kaizen_tools._command import NOT_STARTED
 from kaizen_tools._order import Order, Terms, read_block
 from kaizen_tools._placeholders import Placeholders
-from kaizen_tools._starting import ENDING, Starting, children_of
+from kaizen_tools._processes import (
+    HAS_PROC,
+    descendants,
+    end_all,
+    freeze,
+    opened,
+    reap,
+    send,
+)
+from kaizen_tools._starting import ENDING, Starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare", "supervise"]
 
 _TICK_MS = 50
-_KILL_S = 10.0
-_ENOUGH_S = 0.01
-_FREEZES = 20
 _ASKED = 128 + signal.SIGTERM
-_HAS_PROC = os.path.isdir("/proc/self")  # noqa: PTH112 - paths are strings here
-_HAS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 
 
 def prepare(terms: Terms, closed: Sequence[int]) -> Starting:
@@ -62,9 +67,9 @@ def supervise(
     Args:
         control: A socket. It gives the order, and says to stop when it says anything more
             or ends: when the program that gave the order closes it, or is gone. It takes
-            the report: the process ids of this process and of the command, and what the
-            command has for itself, in hexadecimal; then the exit code, how many processes
-            are left, and why it was stopped.
+            the report, in two lines: the process ids of this process and of the command,
+            and the path of what the command has for itself, in hexadecimal; at the end the
+            exit code, how many processes are left, and why it was stopped.
         directory: Where it runs.
         outputs: What it writes to.
     """
@@ -74,21 +79,18 @@ def supervise(
     except EOFError:
         starting.give_up()
         return
-    if starting.problem is not None or starting.is_stale():
+    if starting.is_stale():
         starting.give_up()
         starting = Starting(terms, [control, directory, *outputs])
-    order = Order.decoded(text)
+    private = os.fsencode(starting.private.path).hex() if starting.private else ""
+    _send_report(control, f"{os.getpid()} {starting.process} {private}\n")
     placeholders = _placeholders(terms)
     try:
-        starting.begin(text, directory, outputs)
-        report = _refused(starting, order, control, outputs[1], placeholders)
+        report = _refused(starting, text, control, [directory, *outputs], placeholders)
+        for descriptor in (directory, *outputs):
+            os.close(descriptor)
         if not report:
-            for descriptor in (directory, *outputs):
-                os.close(descriptor)
-            private = os.fsencode(starting.private.path).hex() if starting.private else ""
-            _send_report(control, f"{os.getpid()} {starting.process} {private}\n")
-            watched = _watch(terms, starting, control, placeholders)
-            status, left, stopped = watched
+            status, left, stopped = _watch(terms, starting, control, placeholders)
             report = f"{_exit_code(status)} {left} {stopped}\n"
     finally:
         if placeholders is not None:
@@ -100,29 +102,32 @@ def supervise(
 
 def _refused(
     starting: Starting,
-    order: Order,
+    text: bytes,
     control: int,
-    errors: int,
+    given: Sequence[int],
     placeholders: Placeholders | None,
 ) -> str:
     """Let a command run, if it can, and if it is still wanted.
+
+    Args:
+        given: The descriptors of its directory, its output and its errors.
 
     Returns:
         The report, if it does not run.
     """
     try:
-        starting.require()
-        _require_program(order.command[0])
+        starting.begin(text, given[0], given[1:])
+        _require_program(Order.decoded(text).command[0])
         kept = _protected(placeholders, control)
         if kept is not None:
             starting.run(kept)
             return ""
     except OSError as error:
         starting.give_up()
-        os.write(errors, f"the command could not be started: {error}\n".encode())
-        return f"0 0 \n{NOT_STARTED} 0 \n"
+        os.write(given[-1], f"the command could not be started: {error}\n".encode())
+        return f"{NOT_STARTED} 0 \n"
     starting.give_up()
-    return f"0 0 \n{_ASKED} 0 asked\n"
+    return f"{_ASKED} 0 asked\n"
 
 
 def _require_program(path: str) -> None:
@@ -159,11 +164,12 @@ def _watch(
     child, own = starting.process, starting.own
     status: int | None = None
     try:
-        status, stopped = _wait(child, control, terms.processes + len(own), placeholders)
+        is_replaced = partial(_is_replaced, starting, placeholders)
+        status, stopped = _wait(child, control, terms.processes + len(own), is_replaced)
         if stopped == "asked" and terms.grace_s:
             status = _let_end(child, terms, own)
     finally:
-        status, left = _end(child, status, starting.enclosing)
+        status, left = end_all(child, status, starting.enclosing)
     return status, left, stopped
 
 
@@ -187,8 +193,15 @@ def _become_urgent() -> None:
         return
 
 
+def _is_replaced(starting: Starting, placeholders: Placeholders | None) -> bool:
+    """Say whether something else is where something was protected or hidden."""
+    if placeholders is None:
+        return False
+    return placeholders.are_replaced() or starting.is_exposed()
+
+
 def _wait(
-    child: int, control: int, processes: int, placeholders: Placeholders | None
+    child: int, control: int, processes: int, is_replaced: Callable[[], bool]
 ) -> tuple[int | None, str]:
     """Wait until the command ends or has to.
 
@@ -197,18 +210,18 @@ def _wait(
     """
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    if (opened := _opened(child)) is not None:
-        poll.register(opened, select.POLLIN)
+    if (watched := opened(child)) is not None:
+        poll.register(watched, select.POLLIN)
     while True:
         ready = [descriptor for descriptor, _ in poll.poll(_TICK_MS)]
-        status, _ = _reap(child)
+        status, _ = reap(child)
         if status is not None:
             return status, ""
         if control in ready:
             return None, "asked"
         if _are_over(processes):
             return None, "processes"
-        if placeholders is not None and placeholders.are_replaced():
+        if is_replaced():
             return None, "replaced"
 
 
@@ -226,167 +239,34 @@ def _let_end(child: int, terms: Terms, own: Collection[int]) -> int | None:
         The status of the command, if it ends.
     """
     deadline = time.monotonic() + terms.grace_s
-    frozen = _frozen()
+    frozen = freeze()
     asked = _others(own)
     for process in asked:
-        _send(os.kill, process, signal.SIGTERM)
-    if _HAS_PROC and not asked:
+        send(os.kill, process, signal.SIGTERM)
+    if HAS_PROC and not asked:
         return None  # The command has ended.
     for process in frozen:
-        _send(os.kill, process, signal.SIGCONT)
-    if not _HAS_PROC:
-        _send(os.killpg, child, signal.SIGTERM)
+        send(os.kill, process, signal.SIGCONT)
+    if not HAS_PROC:
+        send(os.killpg, child, signal.SIGTERM)
     status, pause = None, 0.001
     while time.monotonic() < deadline and not _are_over(terms.processes + len(own)):
-        found, is_all = _reap(child)
+        found, is_all = reap(child)
         status = found if status is None else status
-        if is_all or (_HAS_PROC and not _others(own)):
+        if is_all or (HAS_PROC and not _others(own)):
             break
         time.sleep(pause)
         pause = min(pause * 2, _TICK_MS / 1000)
     return status
 
 
-def _end(child: int, status: int | None, first: Sequence[int] = ()) -> tuple[int, int]:
-    """Kill everything below this process, until there is nothing or it takes too long.
-
-    Args:
-        first: Processes that take all others with them, if there are such.
-
-    Returns:
-        The status of the command, and how many processes are left.
-    """
-    deadline = time.monotonic() + _KILL_S
-    if not _HAS_PROC:
-        _send(os.killpg, child, signal.SIGKILL)
-    for process in first:
-        _send(os.kill, process, signal.SIGKILL)
-    pause, is_enough = 0.001, bool(first)
-    while True:
-        found, is_all = _reap(child)
-        status = found if status is None else status
-        if is_all or time.monotonic() >= deadline:
-            left = 0 if is_all else max(1, len(_descendants()))
-            return 0x7F00 if status is None else status, left
-        if not is_enough:
-            _kill_descendants(child, has_ended=status is not None)
-        _wait_for_a_child(pause)
-        is_enough = is_enough and pause < _ENOUGH_S
-        pause = min(pause * 2, 0.02)
-
-
-def _kill_descendants(child: int, *, has_ended: bool) -> None:
-    if not has_ended:
-        # The whole group in one go, which no fork escapes.
-        _send(os.killpg, child, signal.SIGKILL)
-    for process in _frozen():
-        _send(os.kill, process, signal.SIGKILL)
-
-
-def _wait_for_a_child(timeout_s: float) -> None:
-    """Wait until a child ends, but not longer than this."""
-    poll = select.poll()
-    opened = []
-    try:
-        for child in children_of(os.getpid()):
-            if (descriptor := _opened(child)) is not None:
-                opened.append(descriptor)
-                poll.register(descriptor, select.POLLIN)
-        if opened:
-            poll.poll(timeout_s * 1000)
-        else:
-            time.sleep(timeout_s)
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def _opened(process: int) -> int | None:
-    """Return what tells the end of a process, if the system has such a thing."""
-    try:
-        return os.pidfd_open(process)
-    except (AttributeError, OSError):
-        return None
-
-
-def _frozen() -> set[int]:
-    """Stop everything below this process, so that nothing forks while it is killed."""
-    known: set[int] = set()
-    for _ in range(_FREEZES):
-        found = set(_descendants())
-        for process in found - known:
-            _send(os.kill, process, signal.SIGSTOP)
-        if found <= known:
-            break
-        known |= found
-    return known
-
-
-def _send(how: Callable[[int, int], None], to: int, number: int) -> None:
-    try:
-        how(to, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _reap(child: int) -> tuple[int | None, bool]:
-    """Reap all that has ended.
-
-    Returns:
-        The command's status if it is among it, and whether nothing is left: what has no
-        child has no descendant.
-    """
-    found = None
-    while True:
-        try:
-            process, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return found, True
-        if process == 0:
-            return found, False
-        if process == child:
-            found = status
-
-
 def _are_over(processes: int) -> bool:
-    return len(_descendants(processes)) > processes
-
-
-def _descendants(enough: int = sys.maxsize) -> list[int]:
-    """Return the processes below this one, at least one more than `enough` if there are.
-
-    None where there is no `/proc`.
-    """
-    if not _HAS_PROC:
-        return []
-    children = children_of if _HAS_CHILDREN else _all_children().get
-    found: list[int] = []
-    waiting = [os.getpid()]
-    while waiting and len(found) <= enough:
-        below = children(waiting.pop()) or []
-        found += below
-        waiting += below
-    return found
+    return len(descendants(processes)) > processes
 
 
 def _others(own: Collection[int]) -> list[int]:
     """Return the processes below this one that are not those of bubblewrap."""
-    return [process for process in _descendants() if process not in own]
-
-
-def _all_children() -> dict[int, list[int]]:
-    """Return the children of all processes of the machine, for kernels that list none."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 - starts faster
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - starts faster
-                parent = int(file.read().rpartition(b")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        children.setdefault(parent, []).append(int(name))
-    return children
+    return [process for process in descendants() if process not in own]
 
 
 def _exit_code(status: int) -> int:
