@@ -114,7 +114,10 @@ async def test_a_sandbox_that_is_demanded_and_does_not_work_is_an_error(
     toolbox: Toolbox, tmp_path: Path, bash: dict[str, Any], problem: str
 ) -> None:
     pretender = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
-    liar = """printf '{"child-pid": %s}\\n\\nready\\n' $$; read -r _"""
+    liar = (
+        "while [ $1 != --info-fd ]; do shift; done; "
+        """printf '{"child-pid": %s}' $$ >/proc/self/fd/$2; exec cat"""
+    )
     for name, script in (("pretender", pretender), ("liar", liar)):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)

@@ -22,6 +22,7 @@ import time
 from kaizen_tools._calls import (
     drop_privileges,
     enter_namespace,
+    forgo_privileges,
     keep_mounts,
     mount_over,
     refuse_calls,
@@ -130,6 +131,7 @@ class Enclosure:
                 enter_namespace(self._opened[name], kind)
         # What is mounted outside from now on would else appear inside, to be written to.
         keep_mounts()
+        forgo_privileges()
 
     def confine(self, kept: tuple[str, ...]) -> None:
         """Confine this process, which is in the namespaces, for good.
@@ -142,6 +144,7 @@ class Enclosure:
             mount_over(path, read_only=path in kept)
         if "user" in self._opened:
             enter_namespace(self._opened["user"], _USER)
+            forgo_privileges()
         drop_privileges()
         refuse_calls(bytes.fromhex(self._wanted.program_filter))
 
@@ -244,7 +247,7 @@ def _spawned(words: list[str], places: tuple[int, ...]) -> int:
 def _seen(wanted: Confinement) -> list[object]:
     """Return what is where a command finds something of the machine."""
     roots = [root.path for root in wanted.roots]
-    paths = (*wanted.system, *wanted.readable, *roots, *wanted.hidden)
+    paths = (*wanted.system, *wanted.readable, *roots)
     with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123 - starts faster
         return [file.read(), *map(identity, paths)]
 

@@ -11,6 +11,7 @@ __all__ = [
     "call",
     "drop_privileges",
     "enter_namespace",
+    "forgo_privileges",
     "keep_mounts",
     "mount_over",
     "refuse_calls",
@@ -78,16 +79,23 @@ def refuse_calls(program: bytes) -> None:
     _prctl(_SECCOMP, _FILTER, ctypes.c_char_p(filter_))
 
 
-def drop_privileges() -> None:
-    """Give up what root may do beyond its own files, and what a set-user-id file gives."""
+def forgo_privileges() -> None:
+    """Have no program that is executed gain any right; this process keeps its own.
+
+    That is lost in a namespace of users that is entered later.
+    """
     for capability in range(64):
         try:
             _prctl(_DROP_CAPABILITY, capability)
         except OSError:
             break
+    _prctl(_NO_NEW_PRIVILEGES, 1)
+
+
+def drop_privileges() -> None:
+    """Give up every right of this process beyond those to its user's files."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     call(_CAPSET[os.uname().machine], header, struct.pack("=6I", *[0] * 6))
-    _prctl(_NO_NEW_PRIVILEGES, 1)
 
 
 def _prctl(option: int, *arguments: int | ctypes.c_char_p) -> None:

@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 
-from kaizen_tools._calls import call, drop_privileges
+from kaizen_tools._calls import call, drop_privileges, forgo_privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Ruleset:
         for root in self._wanted.roots:
             kept = self._wanted.kept_below(root.path)
             _grant(self._ruleset, root.path, _CHANGE, kept)
+        forgo_privileges()
         drop_privileges()
         call(_RESTRICT, self._ruleset, 0)
         os.close(self._ruleset)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 
 __all__ = ["Private"]
 
 _MODE = 0o700
-_REMOVE_S = 3.0
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,36 +51,27 @@ class Private:
         return os.path.samestat(found, os.fstat(self._opened))
 
     def remove(self) -> None:
-        """Remove it with all that is in it; what is very much, only in part."""
-        self._remove(time.monotonic() + _REMOVE_S)
-
-    def remove_rest(self) -> None:
-        """Remove what is left, however long it takes."""
-        self._remove(float("inf"))
-
-    def _remove(self, deadline: float) -> None:
+        """Remove it with all that is in it, as far as that goes."""
         with suppress(RecursionError):
-            _empty(self._opened, deadline)
+            _empty(self._opened)
         with suppress(OSError):
             if self.is_there():
                 os.rmdir(self.path)  # noqa: PTH106
             os.rmdir(self._parent)  # noqa: PTH106 - if there is no other in it
 
 
-def _empty(directory: int, deadline: float) -> None:
-    """Remove what is in an open directory, as far as that goes until a deadline."""
+def _empty(directory: int) -> None:
+    """Remove what is in an open directory, as far as that goes."""
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            if time.monotonic() >= deadline:
-                return
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
-                    _remove_directory(entry.name, directory, deadline)
+                    _remove_directory(entry.name, directory)
                 else:
                     os.unlink(entry.name, dir_fd=directory)
 
 
-def _remove_directory(name: str, directory: int, deadline: float) -> None:
+def _remove_directory(name: str, directory: int) -> None:
     with suppress(OSError):
         os.rmdir(name, dir_fd=directory)
         return
@@ -95,7 +84,7 @@ def _remove_directory(name: str, directory: int, deadline: float) -> None:
     finally:
         os.close(found)
     try:
-        _empty(opened, deadline)
+        _empty(opened)
     finally:
         os.close(opened)
     os.rmdir(name, dir_fd=directory)

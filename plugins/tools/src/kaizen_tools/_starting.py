@@ -130,11 +130,6 @@ class Starting:
         self.remove()
 
     def remove(self) -> None:
-        """Remove what the command had for itself, as far as that is soon done."""
+        """Remove what the command had for itself."""
         if self.private is not None:
             self.private.remove()
-
-    def remove_rest(self) -> None:
-        """Remove what is left of that, for which nobody has to wait."""
-        if self.private is not None:
-            self.private.remove_rest()

@@ -52,7 +52,9 @@ def prepare(terms: Terms, closed: Sequence[int]) -> Starting:
     if sys.platform == "linux":
         become_subreaper()
     _become_urgent()
-    return Starting(terms, closed)
+    starting = Starting(terms, closed)
+    starting.is_stale()  # What was done once is done faster when somebody waits for it.
+    return starting
 
 
 def supervise(
@@ -95,9 +97,8 @@ def supervise(
     finally:
         if placeholders is not None:
             placeholders.remove()
-        starting.remove()
     _send_report(control, report)
-    starting.remove_rest()
+    starting.remove()  # It may be much, and nobody has to wait for it.
 
 
 def _refused(
