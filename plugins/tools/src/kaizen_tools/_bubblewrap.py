@@ -221,9 +221,12 @@ class _Building:
         return OSError(0, next(filter(None, reversed(lines)), _NONE))
 
     def _read(self, opened: int) -> bytes:
-        """Return what it says next; nothing if it has ended, or is out of time."""
+        """Return what it says next there; nothing if it has ended, or is out of time.
+
+        Nor if it says something else meanwhile, which is an error then.
+        """
         poll = select.poll()
-        for descriptor in (opened, *self.watched):
+        for descriptor in {opened, self._heard, *self.watched}:
             poll.register(descriptor, select.POLLIN)
         left_ms = max(0.0, (self._deadline - time.monotonic()) * 1000)
         ready = [descriptor for descriptor, _ in poll.poll(left_ms)]

@@ -99,6 +99,8 @@ def _execute(
     enclosure: Enclosure | None,
 ) -> None:
     order = Order.decoded(read_block(said))
+    if not os.access(order.command[0], os.X_OK):
+        raise FileNotFoundError(2, "no such program", order.command[0])
     kept = tuple(path for path in os.fsdecode(read_block(said)).split("\0") if path)
     if terms.confinement is not None:
         terms.confinement.require_roots()

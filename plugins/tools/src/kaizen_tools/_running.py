@@ -231,6 +231,11 @@ class Running:
                 waiting.cancel()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a supervisor has said anything, which it does before a command runs."""
+        return bool(self._report)
+
+    @property
     def _is_reported(self) -> bool:
         """Whether the supervisor has said how the command ended."""
         return self._report.count(b"\n") == _LINES

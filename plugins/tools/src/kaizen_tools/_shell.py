@@ -32,6 +32,7 @@ _LOG = logging.getLogger("kaizen.tools")
 _MAX_COMMAND = 100_000
 _MARGIN_S = 20.0
 _TRIAL_S = 10.0
+_TRIES = 2
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is made there is private
 _TRIAL = """
 set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" || exit
@@ -187,10 +188,14 @@ class Shell:
         self, root: Root, command: tuple[str, ...], timeout_s: float
     ) -> dict[str, Any]:
         order = Order(command=command, environment=self._environment(), directory=root.path)
-        async with started(
-            self._spawner, root.descriptor, order, self._settings, self._max_chars
-        ) as running:
-            await running.finish(timeout_s)
+        for _ in range(_TRIES):
+            async with started(
+                self._spawner, root.descriptor, order, self._settings, self._max_chars
+            ) as running:
+                await running.finish(timeout_s)
+            if running.has_begun or running.why:
+                break
+            # What starts commands was killed from outside, and this one was not started.
         return {**running.result(self._max_chars), "sandbox": self.sandbox.backend}
 
     def _environment(self) -> Mapping[str, str]:

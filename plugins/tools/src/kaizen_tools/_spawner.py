@@ -42,11 +42,10 @@ def serve(requests: socket.socket) -> None:
     supervisors: set[int] = set()
     is_over = False
     while not is_over:
-        supervisors = _without_strangers(supervisors)
         reading, writing = os.pipe()
         if supervisor := os.fork():
-            supervisors.add(supervisor)
             os.close(writing)
+            supervisors = _without_strangers({*supervisors, supervisor})
             # It ends without a word once it has become a command: time for the next one.
             is_over = os.read(reading, 1) != b""
             os.close(reading)

@@ -16,7 +16,7 @@ from functools import partial
 
 from kaizen_tools._calls import become_subreaper
 from kaizen_tools._command import NOT_STARTED
-from kaizen_tools._order import Order, Terms, read_block
+from kaizen_tools._order import Terms, read_block
 from kaizen_tools._placeholders import Placeholders
 from kaizen_tools._processes import (
     HAS_PROC,
@@ -118,7 +118,6 @@ def _refused(
     """
     try:
         starting.begin(text, given[0], given[1:])
-        _require_program(Order.decoded(text).command[0])
         kept = _protected(placeholders, control)
         if kept is not None:
             starting.run(kept)
@@ -129,11 +128,6 @@ def _refused(
         return f"{NOT_STARTED} 0 \n"
     starting.give_up()
     return f"{_ASKED} 0 asked\n"
-
-
-def _require_program(path: str) -> None:
-    if not os.access(path, os.X_OK):
-        raise FileNotFoundError(2, "no such program", path)
 
 
 def _placeholders(terms: Terms) -> Placeholders | None:
