@@ -26,7 +26,8 @@ async def answers(url: str) -> bool:
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     place = f"{parts.path}?{parts.query}" if parts.query else parts.path
     head = (
-        f"GET {place} HTTP/1.0\r\nHost: {parts.netloc}\r\nAccept: application/json\r\n\r\n"
+        f"GET {place} HTTP/1.0\r\nHost: {parts.netloc}\r\n"
+        "Accept: application/json\r\nConnection: close\r\n\r\n"
     )
     said = b""
     with anyio.move_on_after(LOOK_S):
@@ -42,8 +43,8 @@ async def answers(url: str) -> bool:
                     said += await stream.receive()
         except anyio.EndOfStream:
             return _has_models(said)
-        except (OSError, anyio.BrokenResourceError):
-            return False
+        except (OSError, UnicodeError, anyio.BrokenResourceError):
+            return False  # of a name that can be none, Python says it in `UnicodeError`
     return False
 
 
