@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from kaizen_tools._private import Private
 
 
@@ -23,6 +25,34 @@ def test_it_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
     private.remove()
 
     assert names(tmp_path) == []
+
+
+def test_what_is_very_deep_in_it_is_removed_too(tmp_path: Path) -> None:
+    private = Private(str(tmp_path / "all"))
+    opened = os.open(private.home, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("deep", dir_fd=opened)
+        inner = os.open("deep", os.O_RDONLY, dir_fd=opened)
+        os.close(opened)
+        opened = inner
+    os.close(opened)
+
+    private.remove()
+
+    assert names(tmp_path) == []
+
+
+def test_a_directory_of_others_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+
+    for name in ("link", "open"):
+        with pytest.raises(OSError, match="not a directory of one's own"):
+            Private(str(tmp_path / name))
+
+    assert names(tmp_path / "elsewhere") == []
 
 
 def test_a_link_in_its_place_leads_nowhere(tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ from anyio.to_thread import run_sync
 from kaizen.errors import ConfigurationError
 from kaizen.tools import Tool
 from kaizen_tools import _sandbox
-from kaizen_tools._order import Confinement, RootPath
-from kaizen_tools._placeholders import Placeholders
 from kaizen_tools._processes import children_of
 from kaizen_tools._python import python_paths
 
@@ -936,22 +934,64 @@ async def test_bubblewrap_that_fails_and_leaves_something_is_told_of_at_once(
             await call("bash_command", command="true")
 
 
-async def test_a_directory_that_only_its_mode_protects_is_kept_from_its_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_root_in_a_directory_that_is_kept_can_be_changed(
+    toolbox: Toolbox, tmp_path: Path, bubblewrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError(13, "no right to write there")
+    if os.geteuid() == 0:
+        pytest.skip("root can make something everywhere")
+    (tmp_path / "sub").mkdir()
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "protected": [".env"]}
 
-    (tmp_path / ".git").mkdir()
-    root = RootPath(path=str(tmp_path))
-    kept = (str(tmp_path / ".git/hooks"),)
-    holding = Placeholders(Confinement(backend="bubblewrap", roots=(root,), kept=kept))
-    monkeypatch.setattr("os.mknod", refused)
+    async with toolbox(roots=[str(tmp_path), str(tmp_path / "sub")], bash=bash) as call:
+        await run_sync(tmp_path.chmod, 0o555)
+        output = await ran(call, f"chmod 755 {tmp_path}; touch .env; touch sub/here")
+        await run_sync(tmp_path.chmod, 0o755)
 
-    points = holding.make(lambda _: False)
-    holding.remove()
+    assert output.count("Read-only file system") >= 1
+    assert names(tmp_path) == ["sub"]
+    assert (tmp_path / "sub/here").exists()
 
-    assert points == (str(tmp_path / ".git"),)
+
+def names(directory: Path) -> list[str]:
+    """Return what is in a directory, or nothing if it is gone."""
+    return [path.name for path in directory.iterdir()] if directory.exists() else []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to hide")
+async def test_what_was_replaced_beside_what_is_hidden_is_found_under_landlock(
+    toolbox: Toolbox, tmp_path: Path, landlock: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, root = tmp_path / "etc", tmp_path / "root"
+    for each in (system, root):
+        each.mkdir()
+    (system / "key").touch(mode=0o600)
+    (system / "hosts").write_text("old", encoding="utf-8")
+    monkeypatch.setattr("kaizen_tools._sandbox.PRIVATE_IN", (str(system),))
+    monkeypatch.setattr("kaizen_tools._sandbox.SYSTEM", (*_sandbox.SYSTEM, str(system)))
+
+    async with toolbox(roots=[str(root)], bash={"sandbox": "landlock"}) as call:
+        first = await ran(call, f"cat {system}/hosts")
+        (system / "next").write_text("new", encoding="utf-8")
+        (system / "next").replace(system / "hosts")
+        second = await ran(call, f"cat {system}/hosts")
+
+    assert (first, second) == ("old", "new")
+
+
+async def test_what_is_temporary_is_private_though_the_usual_place_is_a_root(
+    toolbox: Toolbox, bubblewrap: str
+) -> None:
+    usual = "/tmp"
+    bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap, "protected": []}
+
+    async with toolbox(roots=[usual], bash=bash) as call:
+        output = await ran(call, "mktemp; echo $TMPDIR")
+
+    made, place = output.split()
+    assert made.startswith(place)
+    assert not place.startswith(usual + "/")
+    assert place != usual
+    assert Path(place).name not in names(Path(place).parent)
 
 
 @each_sandbox

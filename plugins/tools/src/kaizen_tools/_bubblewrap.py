@@ -32,19 +32,18 @@ from kaizen_tools._processes import ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import TypeAlias
 
-    from kaizen_tools._order import Confinement
+    from kaizen_tools._order import Confinement, Keep
     from kaizen_tools._private import Private
 
     Mounts: TypeAlias = dict[str, tuple[str, ...]]
     """What bubblewrap is told to mount, by the path to mount it at."""
 
-__all__ = ["TEMPORARY", "Enclosure"]
+__all__ = ["Enclosure"]
 
-TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
-"""The path that a command knows its temporary directory by."""
+_TEMPORARY = "/tmp"  # noqa: S108 - what is mounted there is private
 _UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc")
 _USER, _PROCESSES = 0x10000000, 0x20000000
 _OTHERS = {"mnt": 0x20000, "net": 0x40000000, "ipc": 0x08000000}
@@ -62,6 +61,7 @@ class Enclosure:
         processes: Bubblewrap, and the first process in the namespaces, which cannot be
             killed from inside. All in them ends with that one.
         watched: What tells their ends, by which they can be killed.
+        temporary: The path that the command knows its temporary directory by.
     """
 
     def __init__(self, wanted: Confinement, private: Private) -> None:
@@ -73,7 +73,8 @@ class Enclosure:
         self._wanted = wanted
         self._seen = _seen(wanted)
         self._hidden = _hidden_now(wanted)
-        self._mounts = _mounts(wanted, private)
+        self.temporary = _temporary(wanted, private)
+        self._mounts = _mounts(wanted, private, self.temporary)
         building = _Building(wanted, self._mounts)
         self.processes = building.processes
         self.watched = building.watched
@@ -133,15 +134,16 @@ class Enclosure:
         keep_mounts()
         forgo_privileges()
 
-    def confine(self, kept: tuple[str, ...]) -> None:
+    def confine(self, kept: Mapping[str, Keep]) -> None:
         """Confine this process, which is in the namespaces, for good.
 
         Args:
-            kept: What can only be read. All of it exists.
+            kept: What to mount over itself, and how. All of it exists.
         """
         pinned = _pinned(self._wanted, kept, self._mounts)
-        for path in sorted({*pinned, *kept}, key=_depth):
-            mount_over(path, read_only=path in kept)
+        points: dict[str, Keep] = {**dict.fromkeys(pinned, "place"), **kept}
+        for path in sorted(points, key=_depth):
+            mount_over(path, points[path])
         if "user" in self._opened:
             enter_namespace(self._opened["user"], _USER)
             forgo_privileges()
@@ -307,7 +309,13 @@ def _depth(path: str) -> tuple[int, str]:
     return path.count("/"), path
 
 
-def _mounts(wanted: Confinement, private: Private) -> Mounts:
+def _temporary(wanted: Confinement, private: Private) -> str:
+    """Return where a command finds its own: where programs look for it, if that is free."""
+    shown = (*(root.path for root in wanted.roots), *wanted.readable, *wanted.system)
+    return private.temporary if _TEMPORARY in shown else _TEMPORARY
+
+
+def _mounts(wanted: Confinement, private: Private, temporary: str) -> Mounts:
     roots = [root.path for root in wanted.roots]
     mounts = _hidden(wanted)
     mounts["/dev"] = ("--dev", "/dev")
@@ -318,7 +326,7 @@ def _mounts(wanted: Confinement, private: Private) -> Mounts:
             mounts[path] = _read_only(path)
     for path in (*roots, private.home):
         mounts[path] = ("--bind", path, path)
-    mounts.setdefault(TEMPORARY, ("--bind", private.temporary, TEMPORARY))
+    mounts[temporary] = ("--bind", private.temporary, temporary)
     for path in _pinned(wanted, (), mounts):
         mounts[path] = ("--bind", path, path)
     return mounts
@@ -335,7 +343,7 @@ def _hidden(wanted: Confinement) -> Mounts:
 
 
 def _pinned(
-    wanted: Confinement, kept: tuple[str, ...], mounts: Mapping[str, object]
+    wanted: Confinement, kept: Iterable[str], mounts: Mapping[str, object]
 ) -> set[str]:
     """Return the directories that must not be renamed, since they lead to a mount."""
     roots = [root.path for root in wanted.roots]

@@ -6,6 +6,10 @@ import ctypes
 import os
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kaizen_tools._order import Keep
+
 __all__ = [
     "become_subreaper",
     "call",
@@ -51,10 +55,13 @@ def keep_mounts() -> None:
     call(_MOUNT_SETATTR, _HERE, b"/", _RECURSIVE, wanted, len(wanted))
 
 
-def mount_over(path: str, *, read_only: bool) -> None:
+def mount_over(path: str, keep: Keep) -> None:
     """Mount what is at a path over itself, with all that is mounted below it.
 
     It is found once, and never through a link. Needs Linux 5.12.
+
+    Args:
+        keep: What can only be read there from then on.
     """
     how = struct.pack("=3Q", os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
     at = call(_OPEN, _HERE, os.fsencode(path), how, len(how))
@@ -62,9 +69,10 @@ def mount_over(path: str, *, read_only: bool) -> None:
         flags = _EMPTY_PATH | _RECURSIVE
         tree = call(_OPEN_TREE, at, b"", _CLONE | os.O_CLOEXEC | flags)
         try:
-            if read_only:
+            if keep != "place":
                 wanted = struct.pack("=4Q", _READ_ONLY, 0, 0, 0)
-                call(_MOUNT_SETATTR, tree, b"", flags, wanted, len(wanted))
+                which = flags if keep == "all" else _EMPTY_PATH
+                call(_MOUNT_SETATTR, tree, b"", which, wanted, len(wanted))
             call(_MOVE_MOUNT, tree, b"", at, b"", _FROM_EMPTY_PATH | _TO_EMPTY_PATH)
         finally:
             os.close(tree)

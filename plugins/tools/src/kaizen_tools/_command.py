@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from io import BufferedReader
 from typing import TypeAlias
 
-from kaizen_tools._bubblewrap import TEMPORARY, Enclosure
+from kaizen_tools._bubblewrap import Enclosure
 from kaizen_tools._calls import refuse_calls
 from kaizen_tools._landlock import Ruleset
-from kaizen_tools._order import Confinement, Order, Terms, read_block
+from kaizen_tools._order import Confinement, Keep, Order, Terms, read_block
 from kaizen_tools._private import Private
 
 __all__ = ["NOT_STARTED", "become_command"]
 
 NOT_STARTED = 126
 """How a command ends that could not be started, as shells have it."""
-Confine: TypeAlias = Callable[[tuple[str, ...]], None]
-"""Confines this process, given what can only be read although it is below a root."""
+Confine: TypeAlias = Callable[[Mapping[str, Keep]], None]
+"""Confines this process, given what to mount over itself, and how."""
 _OUTPUTS, _DESCRIPTORS = 2, 3
 _USUAL = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGTERM),  # the supervisor ignores them
@@ -38,8 +39,8 @@ def become_command(
     Args:
         private: What the command has for itself.
         channel: Brings the output of the command, its errors and, without an enclosure, the
-            directory that it runs in, as descriptors; then the order; then what can only
-            be read although it is below a root.
+            directory that it runs in, as descriptors; then the order; then what is
+            protected.
         enclosure: What this process is in.
     """
     os.setsid()
@@ -80,14 +81,14 @@ def _prepared(
         return partial(_fail, problem)
     program = bytes.fromhex(wanted.program_filter)
 
-    def confine(kept: tuple[str, ...]) -> None:
+    def confine(kept: Mapping[str, Keep]) -> None:
         ruleset.confine((private.home, private.temporary))
         refuse_calls(program)
 
     return confine
 
 
-def _fail(problem: OSError, kept: tuple[str, ...]) -> None:
+def _fail(problem: OSError, kept: Mapping[str, Keep]) -> None:
     raise problem
 
 
@@ -101,14 +102,14 @@ def _execute(
     order = Order.decoded(read_block(said))
     if not os.access(order.command[0], os.X_OK):
         raise FileNotFoundError(2, "no such program", order.command[0])
-    kept = tuple(path for path in os.fsdecode(read_block(said)).split("\0") if path)
+    kept: dict[str, Keep] = json.loads(read_block(said))
     if terms.confinement is not None:
         terms.confinement.require_roots()
     confine(kept)
     temporary = private.temporary
     if enclosure is not None:
         os.chdir(order.directory)
-        temporary = TEMPORARY
+        temporary = enclosure.temporary
     for name, value in terms.limits.items():
         _limit(getattr(resource, name), value)
     if threads := _thread_count():

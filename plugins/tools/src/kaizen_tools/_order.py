@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import IO, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 __all__ = [
     "Confinement",
+    "Keep",
     "Order",
     "RootPath",
     "Terms",
@@ -21,6 +22,9 @@ __all__ = [
     "read_block",
 ]
 
+Keep: TypeAlias = Literal["all", "itself", "place"]
+"""What can only be read where something is mounted over itself: all that is there; all but
+what is mounted below it; or nothing, and it only stays in its place."""
 Tree: TypeAlias = Mapping[str, "Tree"]
 """Names below a directory, with the names below those; a name with none below it ends a
 path."""

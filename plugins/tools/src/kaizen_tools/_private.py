@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 
-__all__ = ["Private"]
+__all__ = ["Private", "remove_tree"]
 
 _MODE = 0o700
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Private:
@@ -29,16 +31,20 @@ class Private:
             parent: Where to make it; made too, if it is missing.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: It cannot be made, or others could change it.
         """
         with suppress(FileExistsError):
             os.mkdir(parent, _MODE)  # noqa: PTH102 - paths are strings here
+        status = os.lstat(parent)
+        is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        if not is_own or status.st_mode & _OTHERS:
+            raise OSError(0, f"{parent!r} is there, and not a directory of one's own")
         self._parent = parent
         self.path = f"{parent}/{os.urandom(8).hex()}"
         self.home = f"{self.path}/home"
         self.temporary = f"{self.path}/tmp"  # noqa: S108 - it was made for this
         os.mkdir(self.path, _MODE)  # noqa: PTH102
-        self._opened = os.open(self.path, _DIRECTORY)
+        self._opened = os.open(self.path, os.O_RDONLY | _FLAGS)
         for name in ("home", "tmp"):
             os.mkdir(name, _MODE, dir_fd=self._opened)
 
@@ -52,39 +58,81 @@ class Private:
 
     def remove(self) -> None:
         """Remove it with all that is in it, as far as that goes."""
-        with suppress(RecursionError):
-            _empty(self._opened)
+        _empty(self._opened)
         with suppress(OSError):
             if self.is_there():
                 os.rmdir(self.path)  # noqa: PTH106
             os.rmdir(self._parent)  # noqa: PTH106 - if there is no other in it
 
 
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, as far as that goes. Follows no link."""
+    with suppress(OSError):
+        opened = os.open(path, os.O_RDONLY | _FLAGS)
+        try:
+            _empty(opened)
+        finally:
+            os.close(opened)
+        os.rmdir(path)  # noqa: PTH106
+
+
 def _empty(directory: int) -> None:
-    """Remove what is in an open directory, as far as that goes."""
-    with suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
+    """Remove what is in an open directory, as far as that goes.
+
+    What is deep in it is moved up, since neither descriptors nor calls go down as far as
+    directories do.
+    """
+    moved = 0
+    is_going_on = True
+    while is_going_on:
+        is_going_on = False
+        for name in os.listdir(directory):
             with suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    _remove_directory(entry.name, directory)
-                else:
-                    os.unlink(entry.name, dir_fd=directory)
+                if _is_removed(name, directory):
+                    continue
+                for inner in _inner(name, directory):
+                    moved += 1
+                    _move_up(inner, name, directory, f"{moved}-{os.urandom(8).hex()}")
+                os.rmdir(name, dir_fd=directory)
+                is_going_on = True
 
 
-def _remove_directory(name: str, directory: int) -> None:
+def _is_removed(name: str, directory: int) -> bool:
+    """Remove a name; say whether that was possible, so that nothing was in it."""
+    with suppress(IsADirectoryError, PermissionError):  # which systems say of directories
+        os.unlink(name, dir_fd=directory)
+        return True
     with suppress(OSError):
         os.rmdir(name, dir_fd=directory)
-        return
-    # It may have taken its rights from itself; a link in its place is never followed.
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    found = os.open(name, flags, dir_fd=directory)
+        return True
+    return False
+
+
+def _inner(name: str, directory: int) -> list[str]:
+    """Return what is in a directory, even if it has taken its rights from itself."""
+    found = os.open(name, os.O_PATH | _FLAGS, dir_fd=directory)
     try:
         os.chmod(f"/proc/self/fd/{found}", _MODE)  # noqa: PTH101
-        opened = os.open(name, _DIRECTORY, dir_fd=directory)
+        opened = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
     finally:
         os.close(found)
     try:
-        _empty(opened)
+        return os.listdir(opened)  # noqa: PTH208
     finally:
         os.close(opened)
-    os.rmdir(name, dir_fd=directory)
+
+
+def _move_up(inner: str, name: str, directory: int, new: str) -> None:
+    """Remove what is in a directory within an open one, or move it to that one."""
+    opened = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
+    try:
+        if _is_removed(inner, opened):
+            return
+        found = os.open(inner, os.O_PATH | _FLAGS, dir_fd=opened)
+        try:
+            os.chmod(f"/proc/self/fd/{found}", _MODE)  # noqa: PTH101 - it is to be moved
+        finally:
+            os.close(found)
+        os.rename(inner, new, src_dir_fd=opened, dst_dir_fd=directory)
+    finally:
+        os.close(opened)

@@ -12,13 +12,13 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Self
 
 import anyio
 from anyio.to_thread import run_sync
 
 from kaizen_tools._order import Order
+from kaizen_tools._private import remove_tree
 from kaizen_tools._settings import BashSettings
 from kaizen_tools._spawning import Spawner
 from kaizen_tools._text import ends
@@ -184,7 +184,7 @@ class Running:
             *_, private = self._begun
             if private and not self._is_reported:  # The supervisor could not remove it.
                 with anyio.move_on_after(_KILL_S):
-                    remove = partial(rmtree, private, ignore_errors=True)
+                    remove = partial(remove_tree, private)
                     await run_sync(remove, abandon_on_cancel=True)
 
     def result(self, max_chars: int) -> dict[str, Any]:

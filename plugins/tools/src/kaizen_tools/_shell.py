@@ -7,10 +7,9 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from shutil import rmtree
+from shlex import quote
 from typing import Annotated, Any
 
 import anyio
@@ -20,8 +19,9 @@ from kaizen.tools import FunctionTool, tool
 from pydantic import Field
 
 from kaizen_tools._order import Order, Terms, is_below
+from kaizen_tools._private import remove_tree
 from kaizen_tools._roots import Root, Roots
-from kaizen_tools._running import started
+from kaizen_tools._running import Running, started
 from kaizen_tools._sandbox import Sandbox, find_sandbox
 from kaizen_tools._settings import BashSettings, ToolsSettings
 from kaizen_tools._spawning import Spawner
@@ -35,11 +35,10 @@ _TRIAL_S = 10.0
 _TRIES = 2
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - what is made there is private
 _TRIAL = """
-set -- "$HOME"/../*; : >"$HOME/made" && test $# -lt "$MOST" || exit
+: >"$HOME/made" && ! (: <"$OUTSIDE") 2>/dev/null || exit
 (: >>/proc/sys/kernel/core_pattern) 2>/dev/null || echo confined"""
-"""Says so only if it runs, may write where it may, and sees nothing beside that: not what
-is beside its home, unless that is in a root. Not even root may open the settings of the
-machine for writing; nothing is written."""
+"""Says so only if it runs, may write where it may, and cannot read what is outside. Not
+even root may open the settings of the machine for writing; nothing is written."""
 _NO_SANDBOX = """\
 It is not confined: it may do whatever the user may, and its clean environment hides no
 secret from it."""
@@ -92,7 +91,7 @@ async def _shell(
     finally:
         with anyio.CancelScope(shield=True):
             await run_sync(spawner.close)
-            await run_sync(partial(rmtree, terms.temporary, ignore_errors=True))
+            await run_sync(remove_tree, terms.temporary)
 
 
 def _temporary(roots: Roots) -> str:
@@ -169,9 +168,11 @@ class Shell:
         if self._root is None:
             return ""
         temporary = _temporary(self._roots)
-        inside = any(is_below(f"{temporary}/", root.path) for root in self._roots)
-        command = f"MOST={3 if inside else 2}; {_TRIAL}"
-        result = await self._run(self._root, ("/bin/sh", "-c", command), _TRIAL_S)
+        with tempfile.NamedTemporaryFile(prefix="kaizen-", dir=temporary) as outside:
+            is_shown = any(is_below(outside.name, root.path) for root in self._roots)
+            name = "" if is_shown else quote(outside.name)
+            command = ("/bin/sh", "-c", f"OUTSIDE={name}; {_TRIAL}")
+            result = await self._run(self._root, command, _TRIAL_S)
         if result["stdout"] == "confined\n":
             return ""
         lines = [line for line in result["stderr"].splitlines() if line.strip()]
@@ -189,14 +190,25 @@ class Shell:
     ) -> dict[str, Any]:
         order = Order(command=command, environment=self._environment(), directory=root.path)
         for _ in range(_TRIES):
-            async with started(
-                self._spawner, root.descriptor, order, self._settings, self._max_chars
-            ) as running:
-                await running.finish(timeout_s)
+            try:
+                running = await self._finished(root, order, timeout_s)
+            except OSError as error:
+                raise ToolError(
+                    "bash_command",
+                    f"cannot start a program: {error}",
+                    "See whether there is memory, and room for processes and files.",
+                ) from error
             if running.has_begun or running.why:
                 break
             # What starts commands was killed from outside, and this one was not started.
         return {**running.result(self._max_chars), "sandbox": self.sandbox.backend}
+
+    async def _finished(self, root: Root, order: Order, timeout_s: float) -> Running:
+        async with started(
+            self._spawner, root.descriptor, order, self._settings, self._max_chars
+        ) as running:
+            await running.finish(timeout_s)
+        return running
 
     def _environment(self) -> Mapping[str, str]:
         named = {

@@ -46,6 +46,7 @@ class Spawner:
 
         Raises:
             RuntimeError: This was closed.
+            OSError: The program cannot be started, or ends at once.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -73,11 +74,14 @@ class Spawner:
                 socket.send_fds(self._requests, [b"."], descriptors)
                 return
             self._end()
-        self._requests = self._begin()
-        socket.send_fds(self._requests, [b"."], descriptors)
+        try:
+            socket.send_fds(self._begin(), [b"."], descriptors)
+        except OSError:
+            self._end()
+            raise
 
     def _begin(self) -> socket.socket:
-        requests, theirs = socket.socketpair()
+        self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(Path(__file__).with_name("_spawner.py"))],
@@ -88,8 +92,8 @@ class Spawner:
                 env={},
                 start_new_session=True,
             )
-        requests.sendall(self._terms)
-        return requests
+        self._requests.sendall(self._terms)
+        return self._requests
 
     def _end(self) -> None:
         if self._requests is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,10 +15,10 @@ from kaizen_tools._processes import end_all, ended, opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
-    from kaizen_tools._order import Terms
+    from kaizen_tools._order import Keep, Terms
 
 __all__ = ["ENDING", "Starting"]
 
@@ -48,6 +49,7 @@ class Starting:
         self.own: frozenset[int] = frozenset()
         self._enclosure: Enclosure | None = None
         self._watched: int | None = None
+        self._listed = _listed(terms)
         self._channel, theirs = socket.socketpair()
         with theirs:
             try:
@@ -97,6 +99,8 @@ class Starting:
             return True
         if self._watched is not None and ended(self._watched):
             return True
+        if self._listed != _listed(self._terms):
+            return True
         return self._enclosure is not None and self._enclosure.is_stale()
 
     def is_exposed(self) -> bool:
@@ -118,9 +122,9 @@ class Starting:
         socket.send_fds(self._channel, [b"."], [*outputs, *more])
         self._channel.sendall(block(text))
 
-    def run(self, kept: tuple[str, ...]) -> None:
+    def run(self, kept: Mapping[str, Keep]) -> None:
         """Let it become the command."""
-        self._channel.sendall(block(os.fsencode("\0".join(kept))))
+        self._channel.sendall(block(json.dumps(kept).encode("ascii")))
         self._channel.close()
 
     def give_up(self) -> None:
@@ -133,3 +137,26 @@ class Starting:
         """Remove what the command had for itself."""
         if self.private is not None:
             self.private.remove()
+
+
+def _listed(terms: Terms) -> list[int]:
+    """Return when the directories changed whose entries Landlock was given one by one.
+
+    That is where something is hidden. Bubblewrap mounts over what is hidden instead.
+    """
+    wanted = terms.confinement
+    if wanted is None or wanted.backend != "landlock":
+        return []
+    above = {path[:end] for path in wanted.hidden for end in _ends(path)}
+    return [_changed(path) for path in sorted(above)]
+
+
+def _ends(path: str) -> list[int]:
+    return [place for place, sign in enumerate(path) if sign == "/" and place]
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -31,7 +31,9 @@ from kaizen_tools._starting import ENDING, Starting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from kaizen_tools._order import Keep
 
 __all__ = ["prepare", "supervise"]
 
@@ -136,15 +138,17 @@ def _placeholders(terms: Terms) -> Placeholders | None:
     return Placeholders(wanted) if wanted is not None and is_wrapped else None
 
 
-def _protected(placeholders: Placeholders | None, control: int) -> tuple[str, ...] | None:
-    """Return what bubblewrap has to protect, or `None` if the command is not wanted now."""
+def _protected(
+    placeholders: Placeholders | None, control: int
+) -> Mapping[str, Keep] | None:
+    """Return what to mount over itself, or `None` if the command is not wanted now."""
 
     def is_asked(timeout_ms: int) -> bool:
         poll = select.poll()
         poll.register(control, select.POLLIN)
         return bool(poll.poll(timeout_ms))
 
-    kept = () if placeholders is None else placeholders.make(is_asked)
+    kept = {} if placeholders is None else placeholders.make(is_asked)
     return None if is_asked(0) else kept
 
 
