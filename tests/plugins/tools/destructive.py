@@ -17,11 +17,12 @@ import gzip
 import io
 import os
 import random
-import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
+
+from kaizen_tools._private import remove_tree
 
 __all__ = ["ABSENT", "PRESENT", "Scene", "forms", "needs_privileges"]
 
@@ -912,7 +913,7 @@ def _hooks(root: Path) -> list[Path]:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(str(path))
     else:
         path.unlink()
 
@@ -923,10 +924,11 @@ def _look(path: Path, found: dict[str, object]) -> None:
     except OSError:
         return
     found[f"status of {path}"] = (status.st_mode, status.st_uid, status.st_mtime_ns)
-    if path.is_symlink():
-        found[str(path)] = str(path.readlink())
-    elif path.is_dir():
-        for below in sorted(path.iterdir()):
-            _look(below, found)
-    elif path.is_file():
-        found[str(path)] = path.read_bytes()
+    with contextlib.suppress(PermissionError):  # The status says that it was changed.
+        if path.is_symlink():
+            found[str(path)] = str(path.readlink())
+        elif path.is_dir():
+            for below in sorted(path.iterdir()):
+                _look(below, found)
+        elif path.is_file():
+            found[str(path)] = path.read_bytes()
