@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -631,3 +632,77 @@ async def test_a_call_may_be_cancelled_while_a_store_is_asked(
             assert len(answers) == 2
             assert staged.cache.figures.waiting == 0
             assert not staged.cache._flights
+
+
+@pytest.mark.parametrize("followed", [False, True])
+async def test_of_those_who_cannot_use_what_was_kept_one_asks_for_all(
+    staging: Staging, clock: Clock, followed: bool
+) -> None:
+    store, model = Gated(), Teller("old", "new")
+    answers: list[str] = []
+
+    async def ask(agent: BaseAgent) -> None:
+        if followed and agent is patient:
+            _, run = await staged.stream(agent)
+            assert run.result is not None
+            answers.append(run.result.answer)
+        else:
+            answers.append((await tell(agent)).answer)
+
+    async with staging(
+        model, plugins=[Offering(store)], store="mine", store_timeout_s=10
+    ) as staged:
+        patient = staged.agent()
+        eager = patient.bind(cache_ttl=10)
+        await tell(patient)
+        await clock.let_pass(100)
+        store.gates["get"], store.reached["get"] = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, patient)
+            await store.reached["get"].wait()
+            for _ in range(6):
+                tasks.start_soon(ask, eager)
+            await following(staged, 6)
+            store.gates.pop("get").set()
+
+    assert answers.count("old") == 1
+    assert answers.count("new") == 6
+    assert len(model.requests) == 2
+
+
+async def test_replies_that_are_kept_at_the_same_time_are_all_counted(
+    staging: Staging,
+) -> None:
+    store = Gated("put")
+    async with staging(
+        Teller(), plugins=[Offering(store)], store="mine", store_timeout_s=10
+    ) as staged:
+        agent = staged.agent()
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(tell, agent, f"{number}")
+            await store.reached["put"].wait()
+            with anyio.fail_after(10):
+                while staged.cache.figures.misses < 5:
+                    await checkpoint()
+            store.gates["put"].set()
+
+    assert staged.cache.figures.kept == 5
+
+
+@pytest.mark.parametrize(
+    "odd", [{"cost_usd": Decimal("NaN")}, {"usage": Usage(input_tokens=-1)}]
+)
+async def test_a_reply_with_numbers_that_cannot_be_is_not_shared(
+    staging: Staging, odd: Mapping[str, Any]
+) -> None:
+    model = Teller(ModelReply(text="odd", **odd), "plain", "plain")
+    async with staging(model) as staged, anyio.create_task_group() as tasks:
+        crowd = Crowd(staged, staged.agent(), model)
+        model.gate = anyio.Event()
+        await crowd.gather(tasks, 3)
+        model.gate.set()
+
+    assert crowd.answers == {0: "odd", 1: "plain", 2: "plain"}
+    assert staged.cache.figures.saved_usd.is_finite()
+    assert len(notes(crowd.runs[0], "not_kept")) == 1

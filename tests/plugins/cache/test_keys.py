@@ -6,10 +6,11 @@ import gc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from kaizen import (
     Audio,
     BaseAgent,
@@ -37,10 +38,12 @@ from kaizen.messages import (
 from kaizen.run import Run
 from kaizen.tools import DangerLevel
 from kaizen_cache import CacheSettings, _keys
+from kaizen_cache._asking import Asking
 from kaizen_cache._keys import Keys, NoKeyError
 
 from .conftest import PRICE, Staging, Teller, notes, tell
 from .test_hits import Around, Inside
+from .test_store import texts_in
 
 pytestmark = pytest.mark.anyio
 
@@ -729,3 +732,126 @@ async def test_a_reply_that_is_said_to_cost_something_else_is_the_same(
         answers = [(await tell(agent)).answer for _ in range(2)]
 
     assert answers == ["answer 1"] * 2
+
+
+@pytest.mark.parametrize("what", ["request", "reply"])
+async def test_what_an_agents_own_middleware_changes_in_place_is_not_kept(
+    staging: Staging, what: str
+) -> None:
+    async def sign(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        extra = cast(dict[str, Any], request.settings.extra)
+        if what == "request":
+            extra["who"] = current_run().session_id
+        reply = await call_next(request)
+        extra.pop("who", None)
+        if what == "reply":
+            cast(dict[str, Any], reply.provider_data)["who"] = current_run().session_id
+        return reply
+
+    model = Teller(*(ModelReply(text=each, provider_data={}) for each in ("one", "two")))
+    async with staging(model) as staged:
+        agent = staged.agent({"provider_config": {"seed": 1}}, hooks=[Around(sign)])
+        answers = [(await tell(agent.bind(session_id=each))).answer for each in "AB"]
+
+    assert answers == ["one", "two"]
+
+
+async def test_what_was_changed_and_is_changed_back_meanwhile_is_not_kept(
+    staging: Staging,
+) -> None:
+    async def sign(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        cast(dict[str, Any], request.settings.extra)["who"] = current_run().session_id
+        return await call_next(request)
+
+    async def change_back(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        reply = await call_next(request)
+        cast(dict[str, Any], request.settings.extra).pop("who")
+        return reply
+
+    model = Teller()
+    async with staging(model, plugins=[Inside(change_back)]) as staged:
+        agent = staged.agent({"provider_config": {"seed": 1}}, hooks=[Around(sign)])
+        answers = [(await tell(agent.bind(session_id=each))).answer for each in "AB"]
+
+    assert answers == ["answer 1", "answer 2"]
+
+
+@pytest.mark.parametrize("kind", [Around, Inside])
+async def test_what_can_be_changed_and_is_not_is_kept(
+    staging: Staging, kind: type[Around]
+) -> None:
+    async def copy(request: ModelRequest, call_next: ModelCall) -> ModelReply:
+        settings = replace(request.settings, timeout_s=5, extra={"seed": 1})
+        reply = await call_next(replace(request, settings=settings))
+        return replace(reply, provider_data={"p": {"a": 1}})
+
+    model = Teller(ModelReply(text="one", provider_data={"p": {"a": 1}}))
+    async with staging(model) as staged:
+        agent = staged.agent({"provider_config": {"seed": 1}}, hooks=[kind(copy)])
+        answers = [(await tell(agent)).answer for _ in range(2)]
+
+    assert answers == ["one"] * 2
+
+
+@pytest.mark.parametrize("what", ["arguments", "data", "extra", "nothing JSON can hold"])
+async def test_a_request_that_was_changed_in_place_is_another(
+    running: tuple[Run, ModelRequest], what: str
+) -> None:
+    run, request = running
+    parts: dict[str, Any] = {"arguments": {"a": 1}, "data": {"p": 1}, "extra": {"seed": 1}}
+    uses = (replace(USE, arguments=parts["arguments"]),)
+    asks = replace(ASKS, tool_uses=uses, provider_data=parts["data"])
+    settings = replace(request.settings, extra=parts["extra"])
+    asked = replace(request, messages=(USER, asks, TOLD), settings=settings)
+    asking = Asking(run, asked)
+    same = asking.is_asked_by(asked)
+
+    if what in parts:
+        parts[what]["more"] = 2
+    else:
+        parts["extra"]["more"] = object()
+
+    assert same
+    assert not asking.is_asked_by(asked)
+    assert not asking.is_asked_by(replace(asked))
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_what_an_agent_asks_with_is_kept_as_long_as_the_agent(
+    staging: Staging, forgets: bool
+) -> None:
+    class Signing:
+        name = "signing"
+
+        @hookimpl(priority=Priority.HIGH)
+        async def wrap_model_call(
+            self, request: ModelRequest, call_next: ModelCall
+        ) -> ModelReply:
+            settings = replace(request.settings, extra={"of": "hunter2"})
+            asked = replace(request, prefix="hunter3", settings=settings)
+            return await call_next(asked)
+
+    async with staging(Teller(), plugins=[Signing()]) as staged:
+        keys = staged.cache._keys
+        agent = staged.agent(signature=Twice)
+        for _ in range(2):
+            await tell(agent)
+        during = texts_in(*keys._frames.values())
+        if forgets:
+            await staged.cache.clear()
+        else:
+            del agent
+            await checkpoint()  # the event loop has to let go of the run
+            gc.collect()
+        left = len(keys._frames)
+
+    assert [each for each in during if "Say it twice." in each]
+    assert not [each for each in during if "hunter" in each]
+    assert left == 0
+
+
+class Twice(Signature):
+    """Say it twice."""
+
+    question: str = InputField()
+    answer: str = OutputField()

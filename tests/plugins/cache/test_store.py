@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable
+import tracemalloc
+from collections.abc import Awaitable, Callable, Mapping
 from types import FunctionType, ModuleType
+from weakref import ref
 
 import pytest
+from anyio.lowlevel import checkpoint
+from kaizen.messages import ModelReply, ToolUse
 from kaizen_cache import MemoryCacheStore
+from kaizen_cache._answer import Answer, read, written
 from kaizen_cache._memory import OVERHEAD
 from kaizen_cache.testing import CacheStoreConformance
 
@@ -213,3 +218,79 @@ async def test_replies_and_what_is_worked_out_of_them_stay_within_the_bounds(
     assert memory.size <= 50_000
     assert 1 <= len(answers) == len(kept) <= 4
     assert texts <= 50_000
+
+
+REPLIES: Mapping[str, ModelReply] = {
+    "lists": ModelReply(text="x", provider_data={"a": [[] for _ in range(20_000)]}),
+    "mappings": ModelReply(
+        text="x", provider_data={"a": [{"b": 1.5, "c": n * 1.1} for n in range(3_000)]}
+    ),
+    "arguments": ModelReply(
+        tool_uses=(ToolUse(id="1", name="add", arguments={"a": [[]] * 20_000}),)
+    ),
+    "text of arguments": ModelReply(
+        tool_uses=(ToolUse(id="1", name="add", arguments="{}" * 50_000),)
+    ),
+    "many calls": ModelReply(
+        tool_uses=tuple(
+            ToolUse(id=f"call {n} " * 12, name=f"name {n} " * 12, arguments="{}")
+            for n in range(2_000)
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+async def test_an_answer_takes_no_more_memory_than_it_says(reply: ModelReply) -> None:
+    value = written("key", Answer(reply, None, 0.0))
+    read("key", value, max_bytes=len(value))  # so that what is imported is
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        answer = read("key", value, max_bytes=len(value))
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert 20_000 < taken < answer.size * 1.1
+    assert answer.size < 2 * taken
+    assert (answer.whole(), answer.again().tool_uses) == (reply, reply.tool_uses)
+
+
+@pytest.mark.parametrize("asked", ["long", "none"])
+async def test_what_is_too_old_goes_also_where_only_others_are_asked_for(
+    clock: Clock, asked: str
+) -> None:
+    store = MemoryCacheStore(clock=clock)
+    await store.put("short", b"secret", ttl_s=1)
+    await store.put("long", b"long", ttl_s=1_000)
+
+    await clock.let_pass(2)
+    await store.get(asked)
+
+    assert list(store._kept) == ["long"]
+    assert not [each for each in texts_in(store) if "secret" in each]
+
+
+async def test_what_is_kept_keeps_no_agent_alive(staging: Staging) -> None:
+    async def ask() -> ref[object]:
+        agent = staged.agent()
+        await tell(agent)
+        assert agent._plan is not None
+        return ref(agent._plan.signature)
+
+    model = Teller()
+    async with staging(model) as staged:
+        await ask()
+        signatures = [await ask() for _ in range(3)]
+        await checkpoint()  # the event loop has to let go of the run
+        gc.collect()
+        memory = staged.cache._shelf._memory
+        assert memory is not None
+        readings = [each.reading for each in memory._kept.values()]
+
+    assert len(model.requests) == 1
+    assert [each.good_for is not None for each in readings] == [True]
+    assert [each() for each in signatures] == [None] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 
 import anyio
@@ -345,3 +346,34 @@ async def test_of_a_call_under_way_a_bounded_number_of_pieces_is_kept(
 
     assert kept == [_flight.MOST_PIECES]
     assert again.text == "x" * 100_000
+
+
+async def test_a_hit_whose_thoughts_and_text_alternate_leaves_none_out(
+    staging: Staging,
+) -> None:
+    said: Said = [ModelDelta(reasoning=f"{n} ") if n % 2 else f"{n} " for n in range(3_000)]
+    async with staging(Teller(said)) as staged:
+        agent = staged.agent()
+        await tell(agent.bind(stream=True))
+        again, _ = await staged.stream(agent)
+
+    assert [each.kind for each in again.notes] == ["hit"]
+    assert again.text == "".join(f"{n} " for n in range(0, 3_000, 2))
+    assert again.thoughts == "".join(f"{n} " for n in range(1, 3_000, 2))
+    assert len(again.pieces) <= 256
+
+
+async def test_many_pieces_come_in_their_order_where_that_leaves_none_out(
+    staging: Staging,
+) -> None:
+    said: Said = [
+        ModelDelta(reasoning=f"{n} ") if n // 500 % 2 else f"{n} " for n in range(3_000)
+    ]
+    async with staging(Teller(said)) as staged:
+        agent = staged.agent()
+        await tell(agent.bind(stream=True))
+        again, _ = await staged.stream(agent)
+
+    told = re.sub(r"[()]", "", "".join(again.pieces))
+    assert told.split() == [f"{n}" for n in range(3_000)]
+    assert len(again.pieces) <= 256

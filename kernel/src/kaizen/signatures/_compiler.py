@@ -76,6 +76,7 @@ class CompiledSignature:
     """
 
     __slots__ = (
+        "__weakref__",
         "_has_mappings",
         "_input_adapter",
         "_input_fields",

@@ -8,13 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from sys import getsizeof
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kaizen.messages import ModelReply, ToolUse, Usage
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 from pydantic_core import from_json, to_json
 
-__all__ = ["Answer", "DamagedError", "Piece", "lengths_of", "pieces_of", "read", "written"]
+if TYPE_CHECKING:
+    from weakref import ref
+
+    from kaizen.signatures import CompiledSignature
+
+__all__ = [
+    "Answer",
+    "DamagedError",
+    "Piece",
+    "in_json",
+    "lengths_of",
+    "parts_of",
+    "pieces_of",
+    "read",
+    "written",
+]
 
 VERSION = 1
 MOST_USD = Decimal(1_000_000)
@@ -45,17 +60,19 @@ class Answer:
     """A reply that may be given again, and that nobody else can change.
 
     Attributes:
-        reply: As the provider gave it, with what it cost.
+        reply: As the provider gave it, with what it cost, but without what could be changed
+            in it: arguments of tools and the provider's data. `whole` has these too.
         lengths: How long each piece was in which it was streamed, thoughts with a minus;
             `None` if it was not.
         at: When it was given, seconds since the epoch, UTC.
         good_for: The mark of the cache that last gave it again, and the signature that it
-            fitted.
+            fitted, which is not kept alive by that.
         saved: What a log is told of it each time that it is given again.
         saved_tokens: How many tokens that saves.
 
     Raises:
-        ValueError: The reply has something in it that JSON cannot hold.
+        ValueError: The reply has something in it that JSON cannot hold, or numbers that
+            cannot be.
     """
 
     __slots__ = (
@@ -70,15 +87,12 @@ class Answer:
     )
 
     def __init__(self, reply: ModelReply, lengths: Sequence[int] | None, at: float) -> None:
-        self._parts: bytes | None = None
-        if not _is_frozen(reply):
-            self._parts = _json(
-                [reply.provider_data, [each.arguments for each in reply.tool_uses]]
-            )
-        self.reply = self._copy_of(reply)
+        _refuse_odd_numbers(reply)
+        self._parts = parts_of(reply)
+        self.reply = reply if self._parts is None else _bare(reply)
         self.lengths = None if lengths is None else array("q", lengths)
         self.at = at
-        self.good_for: tuple[object, object] = (None, None)
+        self.good_for: tuple[object, ref[CompiledSignature]] | None = None
         self.saved = _saved(reply)
         self.saved_tokens = reply.usage.input_tokens + reply.usage.output_tokens
         self._given = replace(self.reply, cached=True, usage=_UNUSED, cost_usd=_FREE)
@@ -86,15 +100,22 @@ class Answer:
     @property
     def size(self) -> int:
         """About how much memory it takes, in bytes."""
-        parts = (self.reply.text, self.reply.reasoning, self._parts or b"", self.lengths)
+        reply = self.reply
+        parts: list[object] = [reply.text, reply.reasoning, self._parts, self.lengths]
+        for use in reply.tool_uses:
+            parts += [use, use.id, use.name, use.arguments]
         return sum(getsizeof(each) for each in parts) + OBJECTS_BYTES
 
     def again(self) -> ModelReply:
         """Return the reply as it is given again: marked, and for nothing."""
-        return self._given if self._parts is None else self._copy_of(self._given)
+        return self._with_parts(self._given)
 
-    def _copy_of(self, reply: ModelReply) -> ModelReply:
-        """Return a reply with parts of its own where these could be changed."""
+    def whole(self) -> ModelReply:
+        """Return the reply as the provider gave it."""
+        return self._with_parts(self.reply)
+
+    def _with_parts(self, reply: ModelReply) -> ModelReply:
+        """Return a reply with parts of its own where these can be changed."""
         if self._parts is None:
             return reply
         data, arguments = from_json(self._parts)
@@ -123,11 +144,24 @@ def _saved(reply: ModelReply) -> dict[str, object]:
     }
 
 
-def _is_frozen(reply: ModelReply) -> bool:
-    """Whether nobody can change anything in a reply, so that all may have the same one."""
-    return reply.provider_data is None and all(
-        isinstance(use.arguments, str) for use in reply.tool_uses
-    )
+def parts_of(reply: ModelReply) -> bytes | None:
+    """Return what can be changed in a reply; `None` if nothing can, and all may share it.
+
+    Raises:
+        ValueError: It is something that JSON cannot hold.
+    """
+    uses = reply.tool_uses
+    if reply.provider_data is None and all(
+        isinstance(each.arguments, str) for each in uses
+    ):
+        return None
+    return in_json([reply.provider_data, [each.arguments for each in uses]])
+
+
+def _bare(reply: ModelReply) -> ModelReply:
+    """Return a reply without what can be changed in it."""
+    uses = tuple(ToolUse(id=use.id, name=use.name, arguments="") for use in reply.tool_uses)
+    return replace(reply, tool_uses=uses, provider_data=None)
 
 
 class _Kept(BaseModel):
@@ -142,12 +176,6 @@ class _Kept(BaseModel):
     at: FiniteFloat
     reply: ModelReply
     lengths: list[int] | None
-
-    @field_validator("reply")
-    @classmethod
-    def _can_be_counted(cls, reply: ModelReply) -> ModelReply:
-        _refuse_odd_numbers(reply)
-        return reply
 
 
 def _refuse_odd_numbers(reply: ModelReply) -> None:
@@ -174,18 +202,17 @@ def written(key: str, answer: Answer) -> bytes:
     """Return an answer as it is kept.
 
     Raises:
-        ValueError: It holds what JSON cannot, or numbers that cannot be.
+        ValueError: It holds what JSON cannot.
     """
-    _refuse_odd_numbers(answer.reply)
     lengths = answer.lengths
     kept = {
         "version": VERSION,
         "key": key,
         "at": answer.at,
-        "reply": answer.reply,
+        "reply": answer.whole(),
         "lengths": None if lengths is None else lengths.tolist(),
     }
-    return _json(kept)
+    return in_json(kept)
 
 
 def read(key: str, value: object, *, max_bytes: int) -> Answer:
@@ -200,11 +227,12 @@ def read(key: str, value: object, *, max_bytes: int) -> Answer:
         raise DamagedError("it is too large")
     try:
         kept = _Kept.model_validate_json(value)
-    except (ValidationError, RecursionError) as error:
+        answer = Answer(kept.reply, _fitting(kept.reply, kept.lengths), kept.at)
+    except (ValueError, RecursionError) as error:
         raise DamagedError(type(error).__name__) from None
     if kept.key != key:
         raise DamagedError("it is that of another key")
-    return Answer(kept.reply, _fitting(kept.reply, kept.lengths), kept.at)
+    return answer
 
 
 def _fitting(reply: ModelReply, lengths: list[int] | None) -> list[int] | None:
@@ -239,7 +267,12 @@ def pieces_of(answer: Answer) -> list[Piece]:
     return pieces
 
 
-def _json(value: object) -> bytes:
+def in_json(value: object) -> bytes:
+    """Return a value as JSON.
+
+    Raises:
+        ValueError: It is something that JSON cannot hold.
+    """
     return to_json(value, inf_nan_mode="constants", fallback=_as_dict)
 
 

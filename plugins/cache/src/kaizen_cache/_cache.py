@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from time import monotonic, time
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import anyio
 from kaizen.hooks import Priority, hookimpl
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["CacheFigures", "ModelCache"]
 
 MOST_FAILURES = 3
-"""How many calls of others may fail before one who waits makes its own: a model that is
-down is not asked by everybody in a row."""
+"""How many calls of others may bring nothing to one who waits before it makes its own, so
+that nobody waits for a long row of calls to a model that is down."""
 
 SKEW_S = 1.0
 """How far ahead the clock of another process may be that kept an answer, in seconds."""
@@ -101,6 +102,7 @@ class ModelCache:
         assert self._kernel is not None
         self._cleared += 1
         self._flights.clear()
+        self._keys.forget()
         await self._shelf.clear(self._kernel)
 
     @hookimpl(priority=Priority.NORMAL)
@@ -133,24 +135,26 @@ class ModelCache:
         self, run: Run, request: ModelRequest, call_next: ModelCall, key: Key
     ) -> ModelReply:
         """Answer a call that may be another's as well."""
-        reader = Reader(run, request)
+        asking, reader = Asking(run, request), Reader(run, request)
         failures = 0
         while failures < MOST_FAILURES:
             flight = self._flights.get(key.text)
             if flight is None:
-                return await self._lead(run, request, call_next, key, reader)
-            if (
-                ASKING.get() is not None
-            ):  # perhaps inside the very call that it would wait for
+                return await self._lead(asking, call_next, key, reader)
+            if ASKING.get() is not None:  # perhaps inside the call that it would wait for
                 break
             answer = await self._follow(flight, request, reader)
             if answer is not None and self._may_share(run, request, flight, answer):
                 await reader.complete(answer)
                 return self._give(run, key.text, answer, self._now(), shared=True)
             reader.restart("the call that it shared brought nothing for others, or not yet")
-            if flight.ending == "private" or (flight.ending is None and answer is None):
+            if answer is not None:  # and it is not for this one: wait for another, if any
+                self._leave(key, flight)
+                failures += not flight.was_kept
+            elif flight.ending in (None, "private"):
                 break
-            failures += flight.ending != "cancelled"
+            else:
+                failures += flight.ending != "cancelled"
         self.figures.misses += 1
         return await call_next(request)
 
@@ -169,20 +173,21 @@ class ModelCache:
             self.figures.waiting -= 1
         return None
 
+    def _leave(self, key: Key, flight: Flight) -> None:
+        """Let nobody else wait for a flight."""
+        if self._flights.get(key.text) is flight:
+            del self._flights[key.text]
+
     async def _lead(
-        self,
-        run: Run,
-        request: ModelRequest,
-        call_next: ModelCall,
-        key: Key,
-        reader: Reader,
+        self, asking: Asking, call_next: ModelCall, key: Key, reader: Reader
     ) -> ModelReply:
         """Answer a call for all who ask the same meanwhile."""
+        run, request = asking.run, asking.request
         flight = self._flights[key.text] = Flight()
         try:
             answer = await self._kept(run, request, key)
             if answer is None:
-                return await self._make(flight, run, request, call_next, key)
+                return await self._make(flight, asking, call_next, key)
             flight.land(answer, was_kept=True)
             await reader.complete(answer)
             return self._give(run, key.text, answer, self._now())
@@ -191,8 +196,7 @@ class ModelCache:
                 flight.end("failed")
             raise
         finally:
-            if self._flights.get(key.text) is flight:
-                del self._flights[key.text]
+            self._leave(key, flight)
             flight.end("cancelled")
 
     async def _kept(self, run: Run, request: ModelRequest, key: Key) -> Answer | None:
@@ -207,17 +211,12 @@ class ModelCache:
         return answer if fresh else None
 
     async def _make(
-        self,
-        flight: Flight,
-        run: Run,
-        request: ModelRequest,
-        call_next: ModelCall,
-        key: Key,
+        self, flight: Flight, asking: Asking, call_next: ModelCall, key: Key
     ) -> ModelReply:
         """Make a call; give what it brings to all who wait, and keep it."""
+        run, request = asking.run, asking.request
         self.figures.misses += 1
         cleared, began = self._cleared, len(run.log.entries)
-        asking = Asking(run, request)
         token = ASKING.set(asking)
         try:
             if run.plan.config.stream or run.log.watched:
@@ -227,7 +226,7 @@ class ModelCache:
         finally:
             ASKING.reset(token)
         answer = None
-        common = self._is_common(asking, request, reply, began)
+        common = self._is_common(asking, reply, began)
         if common and await self._is_still(run, request, key):
             answer = self._answer(flight, run, key, reply)
         if answer is not None:
@@ -237,11 +236,9 @@ class ModelCache:
             flight.end("private")
         return reply
 
-    def _is_common(
-        self, asking: Asking, request: ModelRequest, reply: ModelReply, began: int
-    ) -> bool:
+    def _is_common(self, asking: Asking, reply: ModelReply, began: int) -> bool:
         """Whether a reply is an answer for others too."""
-        run = asking.run
+        run, request = asking.run, asking.request
         return (
             asking.is_answered_by(reply)
             and run.interrupted is None
@@ -277,7 +274,8 @@ class ModelCache:
         if not ttl_s or cleared != self._cleared:
             return
         try:
-            self.figures.kept += await self._shelf.put(run, key.text, answer, ttl_s)
+            done = await self._shelf.put(run, key.text, answer, ttl_s)
+            self.figures.kept += done  # read only now: others count meanwhile
         finally:
             if cleared != self._cleared:
                 with anyio.CancelScope(shield=True):  # the shelf has a limit of its own
@@ -290,9 +288,12 @@ class ModelCache:
         plan = run.plan
         if not -SKEW_S <= now - answer.at < plan.config.cache_ttl:
             return False
-        known = answer.good_for == (self._mark, plan.signature)  # most often
-        usual = request.output is plan.output
-        return (known and usual) or self._is_good(run, request, answer)
+        good_for = answer.good_for
+        if good_for is not None and request.output is plan.output:  # most often
+            mark, signature = good_for
+            if mark is self._mark and signature() is plan.signature:
+                return True
+        return self._is_good(run, request, answer)
 
     def _may_share(
         self, run: Run, request: ModelRequest, flight: Flight, answer: Answer
@@ -303,11 +304,11 @@ class ModelCache:
         return self._is_good(run, request, answer)
 
     def _is_good(self, run: Run, request: ModelRequest, answer: Answer) -> bool:
-        """Whether an answer is whole and fits; a signature finds that out once."""
+        """Whether an answer is whole and fits; for one signature in a row that is kept."""
         reply = answer.reply
         good = self._is_complete(reply) and _fits(run, request, reply)
         if good and request.output is run.plan.output:
-            answer.good_for = (self._mark, run.plan.signature)
+            answer.good_for = (self._mark, ref(run.plan.signature))
         return good
 
     def _is_complete(self, reply: ModelReply) -> bool:

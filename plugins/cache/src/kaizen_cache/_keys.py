@@ -4,19 +4,21 @@ A key is a hash of everything that may change the answer, and of whom it may be 
 is not in it: the run, the turn, time limits, and the ids of tool calls, which are a new
 random word in each conversation; their places are in it instead.
 
-Every part stands with its length before it, and there is always the same number of parts
-before the messages, of each message, and behind them: no two lists of parts read alike.
+Every part stands with its length before it. There is always the same number of parts before
+the messages, of each message, of each of those in which something can be changed (told with
+its place, behind all messages), and at the end, where the number of messages is the first.
+So no two lists of parts read alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
 from hashlib import sha256
 from json import JSONEncoder
 from operator import is_
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 import anyio.to_thread
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from kaizen.media import Media
     from kaizen.messages import (
         Message,
+        ModelReply,
         ModelRequest,
         OutputSpec,
     )
@@ -38,13 +41,14 @@ if TYPE_CHECKING:
 
     from kaizen_cache._settings import CacheSettings
 
+    Operation: TypeAlias = Callable[[ModelRequest], Awaitable[ModelReply]]
+
 __all__ = ["Key", "Keys", "NoKeyError"]
 
-FORMAT = "kaizen-cache:2"
+FORMAT = "kaizen-cache:3"
 WHOSE = ("tenant", "tenant_id", "principal", "user_id")
 """What runs say in their metadata about whom they act for."""
 
-MOST_FRAMES = 1_024
 HASHED_IN_THREAD = 1024 * 1024
 _NO_NUMBERS: Mapping[str, int] = MappingProxyType({})
 
@@ -127,6 +131,8 @@ class _Story:
 class _Frame:
     """What of a request is the same in nearly all calls of an agent.
 
+    It holds nothing that is said in one call alone, such as a prefix.
+
     Attributes:
         plan: The digest of what an agent is, whatever it asks.
         begun: It, and what else is asked with.
@@ -134,12 +140,11 @@ class _Frame:
     """
 
     __slots__ = (
+        "_max_tokens",
         "_model",
         "_output",
-        "_prefix",
         "_provider",
-        "_settings",
-        "_spec_of",
+        "_temperature",
         "_tools",
         "_tools_told",
         "begun",
@@ -151,13 +156,12 @@ class _Frame:
         self, plan: Plan, digest: str, request: ModelRequest, known: _Frame | None
     ) -> None:
         self.plan = digest
-        self._spec_of = plan.spec_of  # so that its identity stays its own
         self._tools = request.tools
         self._output = request.output
-        self._settings = settings = request.settings
+        self._temperature = request.settings.temperature
+        self._max_tokens = request.settings.max_tokens
         self._provider = request.provider
         self._model = request.model
-        self._prefix = request.prefix
         self._tools_told: str = (
             known._tools_told
             if known is not None and known._tools is request.tools
@@ -168,8 +172,7 @@ class _Frame:
             digest,
             request.provider or plan.provider_name,
             request.model or plan.profile.name,
-            request.prefix,
-            _json([settings.temperature, settings.max_tokens]),
+            _json([self._temperature, self._max_tokens]),
             _output(request.output),
             self._tools_told,
         ]
@@ -178,35 +181,44 @@ class _Frame:
 
     def holds(self, request: ModelRequest) -> bool:
         """Whether a request is asked with the same."""
+        settings = request.settings
         return (
             request.tools is self._tools
             and request.output is self._output
-            and request.settings is self._settings
+            and settings.temperature is self._temperature
+            and settings.max_tokens is self._max_tokens
             and request.model == self._model
             and request.provider == self._provider
-            and request.prefix == self._prefix
         )
 
 
 class Keys:
     """Makes keys, and hashes little twice that cannot have changed.
 
-    What agents always ask with is kept, and what has been hashed of the conversation of a
-    run, as long as that lives. Nothing else of what was asked stays here.
+    What an agent always asks with is kept as long as its plan lives, and what has been
+    hashed of the conversation of a run as long as that does. Nothing else of what was asked
+    stays here.
     """
 
     def __init__(self, settings: CacheSettings) -> None:
         self._settings = settings
-        self._frames: dict[int, _Frame] = {}  # by the identity of a plan's tools
+        # By the operation compiled for a plan alone: to that one there are weak references.
+        self._frames: WeakKeyDictionary[Operation, _Frame] = WeakKeyDictionary()
         self._stories: WeakKeyDictionary[Run, tuple[_Frame, _Story]] = WeakKeyDictionary()
         self._media: dict[int, tuple[ref[Media], str]] = {}
+
+    def forget(self) -> None:
+        """Forget all of it."""
+        self._frames.clear()
+        self._stories.clear()
+        self._media.clear()
 
     def plain(self, run: Run, request: ModelRequest) -> str | None:
         """Return the key of a first question in words; `None` if `of` has to be asked.
 
         Most calls are such, and it is the same key in less than half the time.
         """
-        frame = self._frames.get(id(run.plan.spec_of))
+        frame = self._frames.get(run.plan.model_call)
         messages = request.messages
         if frame is None or len(messages) != 2 or not frame.holds(request):
             return None
@@ -220,9 +232,10 @@ class Keys:
             return None
         whose = _whose(run) if run.metadata or run.parent is not None else ""
         role, name, origin = last.role, last.name, last.origin
+        prefix = request.prefix
         return told.digest(
             f"{len(role)}:{role}{len(name)}:{name}{len(origin)}:{origin}"
-            f"4:text{len(text)}:{text}0:1:20:{len(whose)}:{whose}"
+            f"4:text{len(text)}:{text}0:1:20:{len(prefix)}:{prefix}{len(whose)}:{whose}"
         )
 
     async def of(self, run: Run, request: ModelRequest) -> Key:
@@ -242,8 +255,7 @@ class Keys:
                 has_files = has_files or _has_files(message)
             told = _json(extra) if extra else ""
             whose = _whose(run) if run.metadata or run.parent is not None else ""
-            count = str(len(messages))
-            behind += f"{len(count)}:{count}{len(told)}:{told}{len(whose)}:{whose}"
+            behind += _framed([str(len(messages)), told, request.prefix, whose])
         except (TypeError, ValueError, RecursionError, OSError, InputError) as error:
             # Only its kind is told: what it says may hold what a user wrote.
             raise NoKeyError(type(error).__name__) from None
@@ -265,13 +277,11 @@ class Keys:
 
     def _frame(self, run: Run, request: ModelRequest) -> _Frame:
         plan = run.plan
-        known = self._frames.get(id(plan.spec_of))
+        known = self._frames.get(plan.model_call)
         if known is not None and known.holds(request):
             return known
-        if known is None and len(self._frames) >= MOST_FRAMES:
-            del self._frames[next(iter(self._frames))]
         digest = self._agent(run) if known is None else known.plan
-        frame = self._frames[id(plan.spec_of)] = _Frame(plan, digest, request, known)
+        frame = self._frames[plan.model_call] = _Frame(plan, digest, request, known)
         return frame
 
     def _agent(self, run: Run) -> str:

@@ -36,7 +36,8 @@ class Kept:
 class MemoryCacheStore:
     """Keeps values in memory, and of too many those that were used last.
 
-    Time is that of a clock that nobody can set. What is too old goes first.
+    Time is that of a clock that nobody can set. What is too old goes first: whenever
+    anything is asked for or put, all of it.
 
     Args:
         max_entries: Most values.
@@ -73,11 +74,10 @@ class MemoryCacheStore:
 
     def look(self, key: str) -> Kept | None:
         """Return what is kept under a key, which has been used last by that."""
+        if self._ends and self._ends[0][0] <= self._clock():
+            self._drop_old()
         kept = self._kept.get(key)
         if kept is None:
-            return None
-        if self._clock() >= kept.until:
-            self._drop(key)
             return None
         self._kept.move_to_end(key)
         return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from anyio.lowlevel import checkpoint
@@ -82,10 +83,16 @@ class Reader:
 
 
 def _gathered(pieces: Sequence[Piece], most: int) -> Sequence[Piece]:
-    """Return the same text in at most that many pieces, as far as its kinds allow."""
-    share = -(-len(pieces) // most)
-    if share <= 1:
+    """Return the same text in at most that many pieces.
+
+    Where thoughts and text alternate too often for that, all thoughts come first.
+    """
+    if len(pieces) <= most:
         return pieces
+    changes = sum(one.is_thought != other.is_thought for one, other in pairwise(pieces))
+    if changes > most // 2:
+        pieces, changes = sorted(pieces, key=lambda each: not each.is_thought), 1
+    share = -(-len(pieces) // (most - changes - 1))
     gathered: list[Piece] = []
     texts: list[str] = []
     for place, piece in enumerate(pieces):
