@@ -23,7 +23,7 @@ from .test_fail_over import CHUNKS, CONTINUES, RESTARTS, WHOLE, both_were_paid, 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-STREAMS, PIECES = 500, 24
+STREAMS, PIECES = 500, 12
 MOST_KB = 100
 AT_ONCE = """
 import sys
@@ -119,6 +119,7 @@ async def connected(wire: WireServer, **resilience: Any) -> AsyncGenerator[Kerne
         yield kernel
 
 
+@pytest.mark.timeout(115)
 @pytest.mark.parametrize(
     ("first", "second"),
     [(CONTINUES, RESTARTS), (RESTARTS, CONTINUES)],
@@ -130,6 +131,8 @@ async def test_another_provider_takes_over_after_a_cut_at_any_chunk(
     whole = 0
     async with connected(wire, retries=0, fallbacks=[second]) as kernel:
         agent = BaseAgent({"model": first}, "question -> answer", kernel=kernel)
+        wire.say(Answer(chunks=CHUNKS))
+        await agent.run(question="Tell me.")  # which imports litellm
         for at in range(61):
             wire.say(cut(at, inside=bool(at % 2)), Answer(chunks=CHUNKS))
             seen = await read(agent)
@@ -144,12 +147,13 @@ async def test_another_provider_takes_over_after_a_cut_at_any_chunk(
             assert both_were_paid(seen)
             whole += 1
     assert whole == 61
-    assert [each.provider for each in wire.requests[:2]] == [
+    assert [each.provider for each in wire.requests[1:3]] == [
         each.partition("/")[0] for each in (first, second)
     ]
     await wire.closed()
 
 
+@pytest.mark.timeout(115)  # litellm is imported, in a process of its own
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_hundreds_of_streams_at_once_lose_nothing_and_need_little(url: str) -> None:
     done = subprocess.run(
@@ -158,7 +162,7 @@ def test_hundreds_of_streams_at_once_lose_nothing_and_need_little(url: str) -> N
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=110,
         cwd=ROOT,
     )
 
