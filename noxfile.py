@@ -79,10 +79,10 @@ def types(session: nox.Session) -> None:
 def imports(session: nox.Session) -> None:
     """Check who imports whom: the kernel no plugin, a plugin the kernel alone."""
     sync(session, "--all-packages", "--all-extras", "--group=imports")
-    session.run("lint-imports", "--no-cache", "--config=pyproject.toml")
+    session.run("lint-imports", "--no-cache", "pyproject.toml")
     contracts = Path(session.create_tmp(), "plugins.toml").resolve()
     contracts.write_text(plugin_contracts(), encoding="utf-8")
-    session.run("lint-imports", "--no-cache", f"--config={contracts}")
+    session.run("lint-imports", "--no-cache", str(contracts))
 
 
 @nox.session
