@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -109,28 +109,48 @@ def _described(
 ) -> tuple[Sandbox, str]:
     """Return a sandbox, and why it cannot work."""
     machine = os.uname().machine
-    isolated = backend == "bubblewrap"
-    program = ""
     if sys.platform != "linux" or machine not in ARCHITECTURES:
         return Sandbox(backend="none"), "it needs Linux on x86-64 or AArch64"
     if any(root.path == "/" for root in roots):
         return Sandbox(backend="none"), "`/` is a root, and there is nothing beside it"
-    if isolated and not (program := _bubblewrap(settings.bubblewrap, directory, roots)):
-        return Sandbox(backend="none"), "the program `bwrap` is not installed"
-    holder = shutil.which("cat", path=":".join(HOLDERS)) or ""
-    if isolated and not holder:
-        return Sandbox(backend="none"), "the program `cat` is not where systems have it"
-    network = settings.network
-    calls = filter_program(machine, namespaces=isolated, network=network)
+    program = holder = ""
+    if backend == "bubblewrap":
+        program = _bubblewrap(settings.bubblewrap, directory, roots)
+        if not program:
+            return Sandbox(backend="none"), "the program `bwrap` is not installed"
+        holder = shutil.which("cat", path=":".join(HOLDERS)) or ""
+        if not holder:
+            return Sandbox(backend="none"), "the program `cat` is not where systems have it"
     folders = [root.path for root in roots if not root.file]
     python = python_paths(folders, is_path_writable=settings.writable_python_path)
     kept = _kept(folders, settings.protected, python.kept)
+    confinement = _confinement(settings, roots, directory, kept, program)
+    sandbox = Sandbox(
+        backend=backend,
+        network=settings.network,
+        confinement=replace(confinement, backend=backend, holder=holder),
+        python=python.kept,
+        exposed=python.exposed,
+    )
+    return sandbox, ""
+
+
+def _confinement(
+    settings: BashSettings,
+    roots: Roots,
+    directory: Path,
+    kept: tuple[str, ...],
+    program: str,
+) -> Confinement:
+    """Return what commands may see and change, but for what is special of a backend."""
     readable = tuple(_readable(settings, directory))
     shown = [*_named(settings, directory), *readable, *(root.path for root in roots)]
-    confinement = Confinement(
-        backend=backend,
+    calls = filter_program(
+        os.uname().machine, namespaces=bool(program), network=settings.network
+    )
+    return Confinement(
+        backend="",
         program=program,
-        holder=holder,
         system=tuple(_existing(SYSTEM)),
         readable=readable,
         hidden=_hidden([*shown, *_programs(), program]) if os.geteuid() == 0 else (),
@@ -140,17 +160,9 @@ def _described(
             if not any(root.path == path or is_below(root.path, path) for path in kept)
         ),
         kept=kept,
-        network=network,
+        network=settings.network,
         program_filter=calls.hex(),
     )
-    sandbox = Sandbox(
-        backend=backend,
-        network=network,
-        confinement=confinement,
-        python=python.kept,
-        exposed=python.exposed,
-    )
-    return sandbox, ""
 
 
 def _kept(
