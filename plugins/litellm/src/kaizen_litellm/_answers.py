@@ -81,20 +81,20 @@ def whole(response: Any, reason: str = "") -> Answer:
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
         raise Unreadable
-    fields = _get(message, "provider_specific_fields") or {}
-    refusal = _text(fields.get("refusal"))
-    calls = getattr(message, "tool_calls", None) or ()
+    told, around = _fields(message), _fields(response)
+    refusal = _text((told.get("provider_specific_fields") or {}).get("refusal"))
+    calls = told.get("tool_calls") or ()
     uses = tuple(_use(each, place) for place, each in enumerate(calls))
     return Answer(
-        text=_text(message.content) + refusal,
+        text=_text(told.get("content")) + refusal,
         tool_uses=uses,
-        counts=counts_of(_get(response, "usage"), _get(response, "service_tier")),
+        counts=counts_of(around.get("usage"), around.get("service_tier")),
         finish_reason=_finish(
             reason or choices[0].finish_reason, bool(uses), bool(refusal)
         ),
-        model=_text(response.model)[:200],
-        reasoning=_text(_get(message, "reasoning_content")),
-        kept=_kept(_get(message, "thinking_blocks"), calls, uses),
+        model=_text(around.get("model"))[:200],
+        reasoning=_text(told.get("reasoning_content")),
+        kept=_kept(told.get("thinking_blocks"), calls, uses),
     )
 
 
@@ -250,39 +250,48 @@ def counts_of(usage: Any, tier: Any = None) -> Counts:
     """Read a `Usage` of litellm, which is all zeros where the provider has not counted."""
     if usage is None:
         return Counts()
-    sent = _get(usage, "prompt_tokens_details")
-    came = _get(usage, "completion_tokens_details")
-    written = _get(usage, "cache_creation_input_tokens")
+    told = _fields(usage)
+    sent = _fields(told.get("prompt_tokens_details"))
+    came = _fields(told.get("completion_tokens_details"))
+    written = told.get("cache_creation_input_tokens")
     if written is None:
-        written = _get(sent, "cache_creation_tokens") or _get(sent, "cache_write_tokens")
-    kept_long = _get(
-        _get(sent, "cache_creation_token_details"), "ephemeral_1h_input_tokens"
-    )
-    heard = _number(_get(sent, "audio_tokens")) + _number(_get(came, "audio_tokens"))
-    given, made = _get(usage, "prompt_tokens"), _get(usage, "completion_tokens")
+        written = sent.get("cache_creation_tokens") or sent.get("cache_write_tokens")
+    kept = _fields(sent.get("cache_creation_token_details"))
+    heard = _number(sent.get("audio_tokens")) + _number(came.get("audio_tokens"))
+    given, made = _number(told.get("prompt_tokens")), _number(told.get("completion_tokens"))
     return Counts(
-        input=_number(given),
-        cached=_number(_get(sent, "cached_tokens")),
+        input=given,
+        cached=_number(sent.get("cached_tokens")),
         written=_number(written),
-        written_long=_number(kept_long),
-        output=_number(made),
-        reasoning=_number(_get(came, "reasoning_tokens")),
-        known=bool(_number(given) or _number(made)),
-        odd=bool(heard) or tier not in _USUAL_TIERS or _is_odd(usage),
+        written_long=_number(kept.get("ephemeral_1h_input_tokens")),
+        output=made,
+        reasoning=_number(came.get("reasoning_tokens")),
+        known=bool(given or made),
+        odd=bool(heard) or tier not in _USUAL_TIERS or _is_odd(told, sent),
     )
 
 
-def _is_odd(usage: Any) -> bool:
+def _is_odd(told: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:
     """Whether more than tokens at the usual price is paid: haste, a place, a search."""
-    served = _get(usage, "server_tool_use")
-    searched = _get(_get(usage, "prompt_tokens_details"), "web_search_requests")
+    served = told.get("server_tool_use")
     return (
-        _get(usage, "service_tier") not in _USUAL_TIERS
-        or _get(usage, "speed") not in (None, "", "standard")
-        or _get(usage, "inference_geo") == "us"
-        or bool(_number(searched))
+        told.get("service_tier") not in _USUAL_TIERS
+        or told.get("speed") not in (None, "", "standard")
+        or told.get("inference_geo") == "us"
+        or bool(_number(sent.get("web_search_requests")))
         or (served is not None and any(map(_number, dict(served).values())))
     )
+
+
+def _fields(owner: Any) -> Mapping[str, Any]:
+    """Return the fields of an object or a mapping of litellm's, which has both.
+
+    To ask one of its objects for a field that is not there takes long.
+    """
+    if isinstance(owner, Mapping):
+        return owner
+    more = getattr(owner, "__pydantic_extra__", None) or {}
+    return {**getattr(owner, "__dict__", {}), **more}
 
 
 def _larger(one: Counts, other: Counts) -> Counts:

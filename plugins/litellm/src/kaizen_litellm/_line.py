@@ -44,6 +44,11 @@ class Line:
         self._opening = anyio.Lock()
         self._closed = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the clients are made, so that nothing has to be waited for."""
+        return self._clients is not None
+
     async def open(self) -> Clients:
         """Return the clients, made on first use.
 

@@ -313,10 +313,13 @@ class LitellmProvider(BaseProvider):
         """Begin a call; its time begins, too."""
         seconds = self._seconds(ready)
         deadline = anyio.current_time() + seconds
-        with anyio.move_on_after(seconds) as scope:
+        if self._line.is_open:
             clients = await self._line.open()
-        if scope.cancelled_caught:
-            raise too_slow(self.name)
+        else:
+            with anyio.move_on_after(seconds) as scope:
+                clients = await self._line.open()
+            if scope.cancelled_caught:
+                raise too_slow(self.name)
         from kaizen_litellm._call import Call
         from kaizen_litellm._watch import Watch
 
