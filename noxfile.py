@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -94,10 +92,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def alone(session: nox.Session) -> None:
-    """Test every distribution in an environment of its own, from its wheel.
-
-    It is that of the first Python that we promise, if it is there.
-    """
+    """Test every distribution in an environment of its own, from its wheel."""
     folder = Path(session.create_tmp()).resolve()
     wheels = build_wheels(session, folder / "wheels")
     kernel = wheels["kaizen-kernel"]
@@ -108,7 +103,8 @@ def alone(session: nox.Session) -> None:
     for name in PLUGINS:
         programs = install(session, folder / name, [kernel, wheels[f"kaizen-{name}"]])
         pytest = str(programs / "pytest")
-        session.run(pytest, *SIDE_BY_SIDE, f"tests/plugins/{name}", external=True)
+        tests = f"tests/plugins/{name}"
+        session.run(pytest, *SIDE_BY_SIDE, tests, external=True, env=FEWER)
 
     # As users install it, and with every extra: the command is there and answers.
     brought = [wheels[name] for name in ("kaizen", *default_distributions())]
@@ -123,14 +119,12 @@ def tests(session: nox.Session) -> None:
     """Run the tests on every Python that we promise.
 
     One that is not installed is reported as skipped at the end; where `CI` is set, as a
-    failure. On the first, what `alone` has tested is left out, unless tests are named.
+    failure.
     """
     groups = ["--group=test", "--group=clients", "--group=inference"]
     sync(session, "--all-packages", "--all-extras", *groups)
-    is_first = session.python == PYTHONS[0]
-    left = ["tests/integration"] if is_first else []
-    env: dict[str, str] = {} if is_first else FEWER
-    session.run("pytest", *SIDE_BY_SIDE, *(session.posargs or left), env=env)
+    env: dict[str, str] = {} if session.python == PYTHONS[0] else FEWER
+    session.run("pytest", *SIDE_BY_SIDE, *session.posargs, env=env)
 
 
 @nox.session
@@ -172,9 +166,7 @@ def install(
     Returns:
         The folder of the programs.
     """
-    found = shutil.which(f"python{PYTHONS[0]}")
-    python = PYTHONS[0] if found else sys.executable
-    session.run("uv", "venv", "--quiet", "--clear", f"--python={python}", str(environment))
+    session.run("uv", "venv", "--quiet", "--clear", str(environment))
     session.run(
         *("uv", "pip", "install", "--quiet", f"--python={environment}"),
         f"--group={ROOT / 'pyproject.toml'}:test",

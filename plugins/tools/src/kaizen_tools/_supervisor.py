@@ -88,10 +88,25 @@ def supervise(
         starting = Starting(terms, [control, directory, *outputs])
     private = os.fsencode(starting.private.path).hex() if starting.private else ""
     _send_report(control, f"{os.getpid()} {starting.process} {private}\n")
+    try:
+        given = [directory, *outputs]
+        _send_report(control, _ran(terms, starting, text, control, given))
+    finally:
+        starting.remove()  # It may be much, and nobody has to wait for it.
+
+
+def _ran(
+    terms: Terms, starting: Starting, text: bytes, control: int, given: Sequence[int]
+) -> str:
+    """Run a command; return the report of its end.
+
+    Args:
+        given: The descriptors of its directory, its output and its errors.
+    """
     placeholders = _placeholders(terms)
     try:
-        report = _refused(starting, text, control, [directory, *outputs], placeholders)
-        for descriptor in (directory, *outputs):
+        report = _refused(starting, text, control, given, placeholders)
+        for descriptor in given:
             os.close(descriptor)
         if not report:
             status, left, stopped = _watch(terms, starting, control, placeholders)
@@ -99,8 +114,7 @@ def supervise(
     finally:
         if placeholders is not None:
             placeholders.remove()
-    _send_report(control, report)
-    starting.remove()  # It may be much, and nobody has to wait for it.
+    return report
 
 
 def _refused(
@@ -111,9 +125,6 @@ def _refused(
     placeholders: Placeholders | None,
 ) -> str:
     """Let a command run, if it can, and if it is still wanted.
-
-    Args:
-        given: The descriptors of its directory, its output and its errors.
 
     Returns:
         The report, if it does not run.
