@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -40,6 +38,7 @@ from kaizen_direct._provider import DirectProvider
 
 from tests.benchmarks._measure import Subject, awaited, interleave, ratio, unit
 from tests.benchmarks._table import Row, Table
+from tests.wire.apart import serving_apart
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 1_000
@@ -72,17 +71,8 @@ class Chat:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The address of a server in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.wire"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
+    with serving_apart() as address:
+        yield address
 
 
 @asynccontextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,6 +20,7 @@ from kaizen_direct._provider import DirectProvider
 from tests.benchmarks._measure import awaited, interleave, ratio
 from tests.benchmarks._processes import Processes, Program
 from tests.benchmarks._table import Row, Table
+from tests.wire.apart import serving_apart
 
 ROOT = Path(__file__).parents[2]
 STREAMS = 500
@@ -85,17 +84,8 @@ anyio.run(main)
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The address of a server in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.wire"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
+    with serving_apart() as address:
+        yield address
 
 
 @asynccontextmanager

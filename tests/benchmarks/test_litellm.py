@@ -18,6 +18,7 @@ from kaizen_litellm import LitellmPlugin
 from tests.benchmarks._measure import awaited, interleave, ratio
 from tests.benchmarks._processes import Processes, Program
 from tests.benchmarks._table import Row, Table
+from tests.wire.apart import serving_apart
 
 ROOT = Path(__file__).parents[2]
 ASKED = (
@@ -89,17 +90,8 @@ kaizen.Kernel, kaizen.Provider, kaizen.BaseProvider, kaizen.ModelRequest, kaizen
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The address of a server in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.wire"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
+    with serving_apart() as address:
+        yield address
 
 
 @asynccontextmanager

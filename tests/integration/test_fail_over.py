@@ -50,14 +50,17 @@ def wire() -> Iterator[WireServer]:
 
 
 @asynccontextmanager
-async def connected(wire: WireServer, **resilience: Any) -> AsyncGenerator[Kernel]:
+async def connected(
+    wire: WireServer, *, plugin: str = "direct", **resilience: Any
+) -> AsyncGenerator[Kernel]:
     """Start a kernel whose providers are all at the other end of the wire."""
     names = ("openai", "anthropic")
-    endpoints = {name: {"base_url": wire.base_url(name)} for name in names}
+    addresses = {name: {"base_url": wire.base_url(name)} for name in names}
+    table = "endpoints" if plugin == "direct" else "providers"
     async with Kernel(
-        plugins=["direct", "resilience"],
+        plugins=[plugin, "resilience"],
         settings={
-            "direct": {"endpoints": endpoints, "dotenv": False},
+            plugin: {table: addresses, "dotenv": False},
             "resilience": {"backoff_s": 0, "circuit_failures": 0, **resilience},
         },
         config_file=False,
@@ -164,7 +167,7 @@ async def test_a_stream_that_breaks_off_in_another_way(
     other = CONTINUES if model == RESTARTS else RESTARTS
     wire.say(Answer(chunks=CHUNKS, fault=fault), Answer(chunks=CHUNKS))
 
-    settings = {"between_tokens_s": 0.1, "retries": 0, "fallbacks": [other]}
+    settings: dict[str, Any] = {"between_tokens_s": 0.1, "retries": 0, "fallbacks": [other]}
     async with connected(wire, **settings) as kernel:
         agent = BaseAgent({"model": model}, "question -> answer", kernel=kernel)
         seen = await read(agent)

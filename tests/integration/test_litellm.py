@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kaizen import BaseAgent, Kernel
+from kaizen import BaseAgent
 
+from tests.wire.apart import serving_apart
 from tests.wire.server import Answer, WireServer
 
-from .test_fail_over import CHUNKS, CONTINUES, RESTARTS, WHOLE, both_were_paid, cut, read
+from .test_fail_over import (
+    CHUNKS,
+    CONTINUES,
+    RESTARTS,
+    WHOLE,
+    both_were_paid,
+    connected,
+    cut,
+    read,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -89,34 +97,8 @@ def wire() -> Iterator[WireServer]:
 @pytest.fixture
 def url() -> Iterator[str]:
     """The address of a server in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.wire", "--chunks", str(PIECES)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
-
-
-@asynccontextmanager
-async def connected(wire: WireServer, **resilience: Any) -> AsyncGenerator[Kernel]:
-    """Start a kernel whose providers are asked through litellm."""
-    names = ("openai", "anthropic")
-    providers = {name: {"base_url": wire.base_url(name)} for name in names}
-    async with Kernel(
-        plugins=["litellm", "resilience"],
-        settings={
-            "litellm": {"providers": providers, "dotenv": False},
-            "resilience": {"backoff_s": 0, "circuit_failures": 0, **resilience},
-        },
-        config_file=False,
-        environ={f"{name.upper()}_API_KEY": wire.key for name in names},
-    ) as kernel:
-        yield kernel
+    with serving_apart("--chunks", str(PIECES)) as address:
+        yield address
 
 
 @pytest.mark.timeout(115)
@@ -129,7 +111,7 @@ async def test_another_provider_takes_over_after_a_cut_at_any_chunk(
     wire: WireServer, first: str, second: str
 ) -> None:
     whole = 0
-    async with connected(wire, retries=0, fallbacks=[second]) as kernel:
+    async with connected(wire, plugin="litellm", retries=0, fallbacks=[second]) as kernel:
         agent = BaseAgent({"model": first}, "question -> answer", kernel=kernel)
         wire.say(Answer(chunks=CHUNKS))
         await agent.run(question="Tell me.")  # which imports litellm

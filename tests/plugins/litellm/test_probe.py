@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
 from kaizen import Provider
 from kaizen_litellm import ProviderSettings
 from kaizen_litellm._call import Limits
@@ -16,35 +11,12 @@ from kaizen_litellm._probe import listed
 from kaizen_litellm._provider import _Prepared
 from kaizen_litellm._targets import target
 
+from tests.wire.keeping import keeping_connections
 from tests.wire.server import WireServer
 
 from .conftest import Opened, asking, kernel_for
 
 pytestmark = pytest.mark.anyio
-
-MODELS = b'{"data": [{"id": "one"}, {"id": "two"}]}'
-
-
-@asynccontextmanager
-async def keeping_connections() -> AsyncIterator[str]:
-    """Run a server that closes a connection only where it is asked to, as many do."""
-
-    async def talk(stream: SocketStream) -> None:
-        async with stream:
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += await stream.receive()
-            size = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(MODELS)
-            await stream.send(size + MODELS)
-            if b"connection: close" not in head.lower():
-                await anyio.sleep_forever()
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(SocketAttribute.local_port)
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, talk)
-        yield f"http://127.0.0.1:{port}/v1/models"
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
