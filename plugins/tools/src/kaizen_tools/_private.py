@@ -82,19 +82,15 @@ def _empty(directory: int) -> None:
     What is deep in it is moved up, since neither descriptors nor calls go down as far as
     directories do.
     """
-    moved = 0
     is_going_on = True
     while is_going_on:
         is_going_on = False
         for name in os.listdir(directory):
             with suppress(OSError):
-                if _is_removed(name, directory):
-                    continue
-                for inner in _inner(name, directory):
-                    moved += 1
-                    _move_up(inner, name, directory, f"{moved}-{os.urandom(8).hex()}")
-                os.rmdir(name, dir_fd=directory)
-                is_going_on = True
+                if not _is_removed(name, directory):
+                    _clear(name, directory)
+                    os.rmdir(name, dir_fd=directory)
+                    is_going_on = True
 
 
 def _is_removed(name: str, directory: int) -> bool:
@@ -108,31 +104,24 @@ def _is_removed(name: str, directory: int) -> bool:
     return False
 
 
-def _inner(name: str, directory: int) -> list[str]:
-    """Return what is in a directory, even if it has taken its rights from itself."""
+def _clear(name: str, directory: int) -> None:
+    """Remove what is in a directory within an open one, or move it up to that one."""
+    _permit(name, directory)
+    opened = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
+    try:
+        for inner in os.listdir(opened):  # noqa: PTH208
+            if not _is_removed(inner, opened):
+                _permit(inner, opened)  # or it could not be moved
+                new = os.urandom(8).hex()
+                os.rename(inner, new, src_dir_fd=opened, dst_dir_fd=directory)
+    finally:
+        os.close(opened)
+
+
+def _permit(name: str, directory: int) -> None:
+    """Give this user all rights to a directory within an open one."""
     found = os.open(name, os.O_PATH | _FLAGS, dir_fd=directory)
     try:
         os.chmod(f"/proc/self/fd/{found}", _MODE)  # noqa: PTH101
-        opened = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
     finally:
         os.close(found)
-    try:
-        return os.listdir(opened)  # noqa: PTH208
-    finally:
-        os.close(opened)
-
-
-def _move_up(inner: str, name: str, directory: int, new: str) -> None:
-    """Remove what is in a directory within an open one, or move it to that one."""
-    opened = os.open(name, os.O_RDONLY | _FLAGS, dir_fd=directory)
-    try:
-        if _is_removed(inner, opened):
-            return
-        found = os.open(inner, os.O_PATH | _FLAGS, dir_fd=opened)
-        try:
-            os.chmod(f"/proc/self/fd/{found}", _MODE)  # noqa: PTH101 - it is to be moved
-        finally:
-            os.close(found)
-        os.rename(inner, new, src_dir_fd=opened, dst_dir_fd=directory)
-    finally:
-        os.close(opened)
