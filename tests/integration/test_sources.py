@@ -38,6 +38,28 @@ def imports_of(file: Path) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+def with_shared_parts(files: Iterable[Path]) -> set[Path]:
+    """Return files of tests together with the files of `tests/` that they import."""
+    found: set[Path] = set()
+    left = list(files)
+    while left:
+        file = left.pop()
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), file)):
+            if isinstance(node, ast.ImportFrom):
+                left.extend(set(sources_of(node, file)) - found)
+    return found
+
+
+def sources_of(node: ast.ImportFrom, file: Path) -> Iterator[Path]:
+    """Yield the files of ours that `from ... import ...` reads."""
+    base = file.parents[node.level - 1] if node.level else ROOT
+    module = base.joinpath(*(node.module or "").split("."))
+    for path in [module, *(module / alias.name for alias in node.names)]:
+        if path.with_suffix(".py").is_file():
+            yield path.with_suffix(".py")
+
+
 def third_parties(files: Iterable[Path]) -> set[str]:
     """Return what files import that is neither ours nor the standard library's."""
     found = {name for file in files for name in imports_of(file)}
@@ -56,6 +78,10 @@ def declared(folder: Path) -> set[str]:
         for module, distributions in packages_distributions().items()
         if names & {normal(name) for name in distributions}
     }
+
+
+def package(folder: Path) -> str:
+    return "kaizen_" + folder.name.replace("-", "_")
 
 
 def normal(distribution: str) -> str:
@@ -83,6 +109,17 @@ def test_the_kernels_tools_for_tests_import_only_pytest_and_its_plugins() -> Non
 @each_plugin
 def test_a_plugin_imports_nothing_that_it_does_not_depend_on(folder: Path) -> None:
     assert third_parties(folder.glob("src/**/*.py")) <= ALLOWED | declared(folder)
+
+
+@each_distribution
+def test_the_tests_of_a_distribution_import_no_other_one(folder: Path) -> None:
+    """They run where nothing else is installed, with what they share with other tests."""
+    own = ROOT / "tests" / folder.relative_to(ROOT)
+    files = with_shared_parts(own.rglob("*.py"))
+
+    ours = {name for file in files for name in imports_of(file)} & {*map(package, PLUGINS)}
+
+    assert ours <= {package(folder)}
 
 
 @each_distribution

@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from kaizen_tools._private import remove_tree
-
 __all__ = ["ABSENT", "PRESENT", "Scene", "forms", "needs_privileges"]
 
 PRESENT = (".env", ".git/config", ".git/hooks/pre-commit", "kaizen.toml")
@@ -913,7 +911,10 @@ def _hooks(root: Path) -> list[Path]:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        remove_tree(str(path))
+        path.chmod(0o700)  # A command may have taken the rights from its owner.
+        for below in path.iterdir():
+            _remove(below)
+        path.rmdir()
     else:
         path.unlink()
 
