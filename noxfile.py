@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def tests(session: nox.Session) -> None:
     failure.
     """
     groups = ["--group=test", "--group=clients", "--group=inference"]
+    if shutil.which("chromium"):
+        groups.append("--group=browser")
     sync(session, "--all-packages", "--all-extras", *groups)
     env: dict[str, str] = {} if session.python == PYTHONS[0] else FEWER
     session.run("pytest", *SIDE_BY_SIDE, *session.posargs, env=env)

@@ -7,8 +7,8 @@ import itertools
 import json
 import stat
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import time
@@ -21,10 +21,10 @@ from kaizen import Answer, ConfigurationError, NotAnsweredError, PendingRequest
 from kaizen_control import ControlProtocol, HTTPTransport, RequestMessage
 
 from tests.plugins.control._client import Client, Event, read_reply
+from tests.plugins.control._served import TOKEN, Served, served
 
 pytestmark = pytest.mark.anyio
 
-TOKEN = "t" * 40
 DIGEST = "sha256:" + "ab" * 32
 QUESTION = PendingRequest(id="run:ask_1", kind="question", text="Which way?")
 NUMBER = replace(QUESTION, schema={"type": "integer"})
@@ -41,56 +41,6 @@ APPROVAL = PendingRequest(
 def anyio_backend() -> str:
     """The server runs on asyncio alone."""
     return "asyncio"
-
-
-class Served:
-    """A channel over HTTP, and a client of it."""
-
-    def __init__(self, protocol: ControlProtocol, transport: HTTPTransport) -> None:
-        self.protocol = protocol
-        self.transport = transport
-        self.client = Client(int(transport.url.rstrip("/").rpartition(":")[2]), TOKEN)
-        self.tasks = anyio.create_task_group()
-        self.answers: dict[str, Answer | NotAnsweredError] = {}
-        self._answered = anyio.Event()
-
-    async def ask(self, request: PendingRequest) -> None:
-        """Ask, and return when clients can see it."""
-        self.tasks.start_soon(self._ask, request)
-        with anyio.fail_after(5):
-            while request not in self.protocol.open_requests:
-                await anyio.lowlevel.checkpoint()
-
-    async def _ask(self, request: PendingRequest) -> None:
-        try:
-            self.answers[request.id] = await self.protocol.ask(request)
-        except NotAnsweredError as error:
-            self.answers[request.id] = error
-        self._answered.set()
-        self._answered = anyio.Event()
-
-    async def answered(self, request: PendingRequest) -> Answer:
-        outcome = await self.outcome(request)
-        assert isinstance(outcome, Answer)
-        return outcome
-
-    async def outcome(self, request: PendingRequest) -> Answer | NotAnsweredError:
-        with anyio.fail_after(5):
-            while request.id not in self.answers:
-                await self._answered.wait()
-        return self.answers[request.id]
-
-
-@asynccontextmanager
-async def served(**options: Any) -> AsyncGenerator[Served]:
-    if options.get("auth", True):
-        options.setdefault("token", TOKEN)
-    transport = HTTPTransport(**options)
-    async with ControlProtocol(transport, progress_interval_s=0) as protocol:
-        made = Served(protocol, transport)
-        async with made.tasks:
-            yield made
-            made.tasks.cancel_scope.cancel()
 
 
 async def test_an_answer_comes_back_to_who_asked() -> None:
