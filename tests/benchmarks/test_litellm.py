@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import anyio
 import pytest
 from kaizen import Kernel, Message, ModelRequest, Provider
 from kaizen_litellm import LitellmPlugin
@@ -123,35 +123,43 @@ async def both(url: str) -> AsyncGenerator[tuple[Provider, Any, dict[str, Any]]]
         litellm.in_memory_llm_clients_cache.cache_dict.clear()
 
 
+async def calls(url: str) -> dict[str, list[float]]:
+    """Return what calls and streams took, of litellm and of the plugin, by round."""
+    async with both(url) as (provider, litellm, options):
+
+        async def bare() -> None:
+            reply = await litellm.acompletion(**options)
+            assert reply.choices[0].message.content
+
+        async def ours() -> None:
+            assert (await provider.complete(REQUEST)).text
+
+        async def bare_stream() -> None:
+            stream = await litellm.acompletion(
+                **options, stream=True, stream_options={"include_usage": True}
+            )
+            assert len([chunk async for chunk in stream]) > 60
+
+        async def our_stream() -> None:
+            assert len([piece async for piece in provider.stream(REQUEST)]) == 61
+
+        subjects = {
+            "bare": awaited(bare),
+            "ours": awaited(ours),
+            "bare stream": awaited(bare_stream),
+            "our stream": awaited(our_stream),
+        }
+        return await interleave(subjects, rounds=15, at_least_s=0.2)
+
+
 def test_a_call(table: Table, url: str) -> None:
-    async def measure() -> dict[str, list[float]]:
-        async with both(url) as (provider, litellm, options):
-
-            async def bare() -> None:
-                reply = await litellm.acompletion(**options)
-                assert reply.choices[0].message.content
-
-            async def ours() -> None:
-                assert (await provider.complete(REQUEST)).text
-
-            async def bare_stream() -> None:
-                stream = await litellm.acompletion(
-                    **options, stream=True, stream_options={"include_usage": True}
-                )
-                assert len([chunk async for chunk in stream]) > 60
-
-            async def our_stream() -> None:
-                assert len([piece async for piece in provider.stream(REQUEST)]) == 61
-
-            subjects = {
-                "bare": awaited(bare),
-                "ours": awaited(ours),
-                "bare stream": awaited(bare_stream),
-                "our stream": awaited(our_stream),
-            }
-            return await interleave(subjects, rounds=15, at_least_s=0.2)
-
-    measured = anyio.run(measure)
+    """In a process of its own, so that no benchmark pays for what others have imported."""
+    program = f"""
+import json, anyio
+from tests.benchmarks.test_litellm import calls
+print(json.dumps(anyio.run(calls, {url!r})))
+"""
+    measured = json.loads(printed(program))
 
     table.add(
         Row(
@@ -203,11 +211,16 @@ def test_the_event_loop_goes_on(table: Table, url: str) -> None:
 
 def stall(url: str) -> float:
     """Return the longest time in a first call in which the event loop did nothing."""
+    return float(printed(OURS.format(url=url, watched=True)))
+
+
+def printed(program: str) -> str:
+    """Return what a program prints in a fresh process."""
     done = subprocess.run(
-        [sys.executable, "-c", OURS.format(url=url, watched=True)],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         check=True,
         text=True,
         cwd=ROOT,
     )
-    return float(done.stdout)
+    return done.stdout
