@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from kaizen import events, messages, operations, runlog, tools
+from kaizen._records import maker
 from kaizen._records import record as recorded
 from pydantic import TypeAdapter
 
@@ -78,6 +79,20 @@ def test_what_is_given_is_kept(record: Any) -> None:
     made = record(name="a", count=0, items=items, pair=(0, 0))
     assert made.items is items
     assert (made.count, made.pair, made.total) == (0, (0, 0), 1)
+
+
+def test_a_maker_makes_what_its_class_does() -> None:
+    make = maker(Quick)
+
+    made = make(name="a", count=1)
+
+    assert type(made) is Quick
+    assert made == Quick(name="a", count=1)
+    assert make(name="a").items is not make(name="a").items
+    with pytest.raises(FrozenInstanceError):
+        made.name = "b"  # type: ignore[misc]
+    with pytest.raises(TypeError, match="name"):
+        make()  # type: ignore[call-arg]
 
 
 @both

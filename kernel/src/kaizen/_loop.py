@@ -19,6 +19,7 @@ from kaizen._asking import is_good
 from kaizen._bounded import OutOfTimeError, bounded
 from kaizen._dispatch import Observer, notify
 from kaizen._plain import clean, plain
+from kaizen._records import maker
 from kaizen.errors import (
     AgentInterrupted,
     AgentTimeoutError,
@@ -98,6 +99,20 @@ _NOTHING = Usage()
 _FREE = Decimal(0)
 Value = TypeVar("Value")
 
+# What every turn makes.
+_cycle_result = maker(CycleResult)
+_message = maker(Message)
+_model_replied = maker(ModelReplied)
+_model_request = maker(ModelRequest)
+_model_requested = maker(ModelRequested)
+_run_ended = maker(RunEnded)
+_run_request = maker(RunRequest)
+_run_started = maker(RunStarted)
+_tool_call = maker(ToolCall)
+_tool_finished = maker(ToolFinished)
+_tool_intended = maker(ToolIntended)
+_tool_result = maker(ToolResult)
+
 
 async def execute(run: Run) -> Result:
     """Carry out a run from beginning to end and return its result.
@@ -107,7 +122,7 @@ async def execute(run: Run) -> Result:
         AgentTimeoutError: It took longer than its configuration allows.
     """
     run._given = MappingProxyType(run.inputs)
-    request = RunRequest(run_id=run.id, agent_id=run.agent_id, inputs=run._given)
+    request = _run_request(run_id=run.id, agent_id=run.agent_id, inputs=run._given)
     result = await _guarded(run, run.plan.agent_loop(request))
     run.result = result
     _write_end(run, "completed", result.outputs)
@@ -289,7 +304,7 @@ async def cycle(request: CycleRequest) -> CycleResult:
     else:
         if request.added or log.state.steered:
             _add_messages(run, request)
-        asked = ModelRequest(
+        asked = _model_request(
             messages=tuple(log.state.messages),
             model=plan.config.model,
             tools=plan.specs,
@@ -314,13 +329,14 @@ async def cycle(request: CycleRequest) -> CycleResult:
             await log.settle()
     run._replied = reply
     if not reply.tool_uses:
-        return CycleResult(reply=reply)
+        return _cycle_result(reply=reply)
+    make_calls = _make_calls if run.past is None else _make_other_calls
     try:
-        results = await _call_tools(run, request.cycle, reply.tool_uses)
+        results = await make_calls(run, request.cycle, reply.tool_uses)
     except BaseException:
         _answer_open_calls(run)
         raise
-    return CycleResult(reply=reply, tool_results=results)
+    return _cycle_result(reply=reply, tool_results=results)
 
 
 def _add_messages(run: Run, request: CycleRequest) -> None:
@@ -359,7 +375,7 @@ async def model_call(request: ModelRequest) -> ModelReply:
         name = request.provider
         provider = await plan.kernel.get(Provider, name)  # type: ignore[type-abstract]
     log.append(
-        ModelRequested(
+        _model_requested(
             seq=len(log.entries),
             at=time(),
             cycle=request.cycle,
@@ -404,7 +420,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     log = run.log
     key = f"{run.id}:{call.id}"
     log.append(
-        ToolIntended(
+        _tool_intended(
             seq=len(log.entries),
             at=time(),
             call_id=call.id,
@@ -420,7 +436,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     )
     if plan.keeping is not None and log.must_wait():
         await log.settle()
-    context = ToolContext(run=run, call_id=call.id, idempotency_key=key)
+    context = ToolContext(run, call.id, key)
     started = perf_counter()
     result: ToolResult
     try:
@@ -439,7 +455,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
     except Exception as error:  # noqa: BLE001 - the model reads what went wrong
         result = _failure(call, error, (perf_counter() - started) * 1_000)
     else:
-        result = ToolResult(
+        result = _tool_result(
             call_id=call.id,
             name=call.name,
             success=True,
@@ -579,7 +595,7 @@ def _checked_call(
     if plan.hooked:
         shown = MappingProxyType(validated)
         run._validated[call_id] = (tool, validated, shown)
-    return ToolCall(
+    return _tool_call(
         id=call_id,
         name=name,
         arguments=shown,
@@ -594,13 +610,11 @@ def _call_one(run: Run, cycle: int, use: ToolUse) -> Coroutine[Any, Any, ToolRes
     return call_tool(run, use.name, use.arguments, call_id=use.id, cycle=cycle)
 
 
-async def _call_tools(
+async def _make_other_calls(
     run: Run, cycle: int, uses: Sequence[ToolUse]
 ) -> tuple[ToolResult, ...]:
     """Make the calls of one turn that have no result yet, and return all results."""
-    if run.past is None:
-        return await _make_calls(run, cycle, uses)
-    known = run.past.results
+    known = {} if run.past is None else run.past.results
     left = [use for use in uses if use.id not in known]
     made = {each.call_id: each for each in await _make_calls(run, cycle, left)}
     return tuple(made.get(use.id) or known[use.id] for use in uses)
@@ -692,9 +706,9 @@ def _begin(run: Run, content: Any, *, direct: bool = False) -> None:
     if run._begun:
         raise _begun_twice(run)
     run._begun = True
-    user = Message(role="user", content=content, origin="user")
+    user = _message(role="user", content=content, origin="user")
     log.append(
-        RunStarted(
+        _run_started(
             seq=len(log.entries),
             at=time(),
             run_id=run.id,
@@ -732,31 +746,31 @@ def _replied(run: Run, cycle: int, reply: ModelReply) -> None:
     else:
         _charge_earlier(run)
         usage, cost = _NOTHING, _FREE if reply.cached else None
+    reasoning, data = reply.reasoning, reply.provider_data
+    if reasoning:
+        reasoning = _cut(clean(reasoning), MAX_REPLY_CHARS)
+    if data is not None:  # a copy, as the log can hold it
+        data = plain("the `provider_data` of a reply", data)
     log.append(
-        ModelReplied(
+        _model_replied(
             seq=len(log.entries),
             at=time(),
             cycle=cycle,
-            message=Message(
+            message=_message(
                 role="assistant",
                 content=text,
                 tool_uses=uses,
                 origin="model",
-                provider_data=_opaque(reply.provider_data),
+                provider_data=data,
             ),
             usage=usage,
             cost_usd=cost,
             finish_reason=reply.finish_reason,
             model=reply.model,
-            reasoning=_cut(clean(reply.reasoning), MAX_REPLY_CHARS),
+            reasoning=reasoning,
             cached=reply.cached,
         )
     )
-
-
-def _opaque(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a copy of what a provider wants back, as the log can hold it."""
-    return None if data is None else plain("the `provider_data` of a reply", data)
 
 
 def _same_charge(paid: ModelReply | None, reply: ModelReply) -> bool:
@@ -820,14 +834,12 @@ def _fitting(use: ToolUse) -> ToolUse:
 def _to_keep(uses: tuple[ToolUse, ...]) -> tuple[ToolUse, ...]:
     """Return calls as the conversation keeps them: what no tool takes is cut."""
     for use in uses:
-        arguments = use.arguments
-        if isinstance(arguments, str) and not _is_plain(arguments):
+        text = use.arguments
+        if isinstance(text, str) and not (
+            len(text) <= MAX_ARGUMENT_CHARS and text.isascii()
+        ):
             return tuple(_shortened(each) for each in uses)
     return uses
-
-
-def _is_plain(text: str) -> bool:
-    return len(text) <= MAX_ARGUMENT_CHARS and text.isascii()
 
 
 def _shortened(use: ToolUse) -> ToolUse:
@@ -976,7 +988,7 @@ def _close(run: Run, call_id: str, name: str, cycle: int) -> ToolResult:
 def _finished(run: Run, result: ToolResult, cycle: int, *, closing: bool = False) -> None:
     log = run.log
     log.append(
-        ToolFinished(
+        _tool_finished(
             seq=len(log.entries),
             at=time(),
             call_id=result.call_id,
@@ -1001,7 +1013,7 @@ def _write_end(
     error: BaseException | None = None,
 ) -> None:
     run.log.append(
-        RunEnded(
+        _run_ended(
             seq=len(run.log.entries),
             at=time(),
             status=status,

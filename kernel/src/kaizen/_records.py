@@ -5,6 +5,9 @@ and a run makes a dozen such objects. Here an object is filled while it is of a 
 same layout that is not frozen yet, and then given its own class: that takes half the time.
 `dataclasses` also compiles nine methods for each class, at import; here one is compiled,
 and the others are shared.
+
+A call of a class puts its keywords into a dict, from which its constructor takes them out
+again, and that is half of what is left: `maker` gives what does without.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from operator import attrgetter
-from typing import Any, NoReturn, TypeVar, dataclass_transform, get_type_hints
+from types import MethodType
+from typing import Any, NoReturn, TypeVar, cast, dataclass_transform, get_type_hints
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["record"]
+__all__ = ["maker", "record"]
 
 Record = TypeVar("Record")
 
@@ -41,6 +45,15 @@ def record(cls: type[Record]) -> type[Record]:
     made.__reduce__ = _reduce
     made.__get_pydantic_core_schema__ = classmethod(_schema)
     return made  # type: ignore[no-any-return]
+
+
+def maker(cls: type[Record]) -> type[Record]:
+    """Return a function that makes a record as a call of its class does, in half the time.
+
+    For what every turn of a run makes. To type checkers it is the class, so that its calls
+    are checked; it is good for nothing else.
+    """
+    return cast("type[Record]", MethodType(cls.__new__, cls))
 
 
 def _constructor(cls: Any) -> Callable[..., Any]:

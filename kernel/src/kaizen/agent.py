@@ -20,6 +20,7 @@ from kaizen._default import default_kernel
 from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
 from kaizen._keeping import Keeping
 from kaizen._past import Past
+from kaizen._records import maker
 from kaizen._sync import run_agent_sync
 from kaizen.checkpoints import fork, split_checkpoint_id
 from kaizen.config import AgentConfig, ConfigSource, refuse_idle_switches
@@ -268,8 +269,8 @@ class BaseAgent:
             plan = await self._prepare()
         run = self._start(plan, plan.signature.validate_inputs(inputs))
         if run.parent is not None:
-            run = await self._inside(run)
-        return await _carry_on(run)
+            return await _carry_on(await self._inside(run))
+        return await _loop.execute(run)
 
     def run_sync(self, /, **inputs: Any) -> Result:
         """Run the agent from code that is not async, also where an event loop is running.
@@ -1117,18 +1118,19 @@ def _compiled(
     event: Any,
     gives: type[Reply],
 ) -> Callable[[Request], Awaitable[Reply]]:
-    return compile_operation(name, work, managers, _maker(event), gives)
+    return compile_operation(name, work, managers, _event_maker(event), gives)
 
 
-def _maker(kind: Any) -> MakeEvent:
+def _event_maker(kind: Any) -> MakeEvent:
     """Return what makes an event of one kind for the current run."""
+    made = maker(kind)
 
     def make(*, metadata: dict[str, Any], **fields: Any) -> Event:
         run = running()
         assert run is not None
         if not metadata:
             metadata.update(run.metadata)
-        event: Event = kind(
+        event: Event = made(
             agent_id=run.agent_id,
             run_id=run.id,
             trace_id=run.trace_id,

@@ -20,7 +20,7 @@ from kaizen import errors
 from kaizen._asking import MAX_ANSWER_CHARS, Question, ask, tell
 from kaizen._past import Past
 from kaizen._plain import clean, plain, shown
-from kaizen._records import record
+from kaizen._records import maker, record
 from kaizen.errors import AgentInterrupted, KaizenError, OutputError, RunError
 from kaizen.interrupts import (
     InterruptMode,
@@ -73,6 +73,7 @@ _CUT_SHORT = ("length", "content_filter")
 MAX_STEER_CHARS = 100_000
 MAX_FAILURE_CHARS = 10_000
 _PLAIN = (str, int, float, bool, type(None))
+_cycle_request = maker(CycleRequest)
 _CURRENT: ContextVar[Run | None] = ContextVar("kaizen_run", default=None)
 _STEP: ContextVar[tuple[str | int, ...]] = ContextVar("kaizen_step", default=())
 
@@ -665,7 +666,7 @@ class Run:
         if self.interrupted is not None:
             raise AgentInterrupted(self.interrupted, self.id)
         self._cycle += 1
-        request = CycleRequest(
+        request = _cycle_request(
             run_id=self.id, agent_id=self.agent_id, cycle=self._cycle, added=tuple(added)
         )
         plan = self.plan

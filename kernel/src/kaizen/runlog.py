@@ -28,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from kaizen import _keeping
-from kaizen._records import record
+from kaizen._records import maker, record
 from kaizen.claims import taken_over
 from kaizen.errors import (
     CheckpointLoadError,
@@ -217,6 +217,7 @@ class RunState:
 
 
 _NOTHING = Usage()
+_message = maker(Message)
 _NONE: frozenset[str] = frozenset()
 _NO_IDS: set[str] = set()  # stands for each empty one; never added to
 
@@ -568,7 +569,7 @@ class ToolFinished(Entry):
         state.tool_calls += 1
         if self.in_history:
             state.messages.append(
-                Message(
+                _message(
                     role="tool",
                     content=self.content,
                     tool_use_id=self.call_id,
@@ -873,7 +874,8 @@ class Gap:
     missed: int
 
 
-StreamEvent: TypeAlias = Entry | TextDelta | ReasoningDelta | Gap
+_Delta: TypeAlias = TextDelta | ReasoningDelta
+StreamEvent: TypeAlias = Entry | _Delta | Gap
 
 
 def fold(entries: Iterable[Entry]) -> RunState:
@@ -973,6 +975,11 @@ def described(record: RunRecord, entry: StoredEntry) -> RunRecord:
     if entry.type == "forked":
         changes.setdefault("parent_id", "")
     return replace(record, **changes)
+
+
+_DELTAS: dict[type[_Delta], type[_Delta]] = {
+    kind: maker(kind) for kind in (TextDelta, ReasoningDelta)
+}
 
 
 class RunLog:
@@ -1238,15 +1245,13 @@ class RunLog:
         """Whether the log has a store."""
         return self._keeping is not None
 
-    def publish(
-        self, text: str, kind: type[TextDelta | ReasoningDelta] = TextDelta
-    ) -> None:
+    def publish(self, text: str, kind: type[_Delta] = TextDelta) -> None:
         """Send a piece of a reply to those who listen."""
         seq = len(self.entries) - 1
         self._deltas = self._deltas + 1 if seq == self._delta_seq else 1
         self._delta_seq = seq
         if self._subscriptions:
-            delta = kind(seq=seq, index=self._deltas, text=text)
+            delta = _DELTAS[kind](seq=seq, index=self._deltas, text=text)
             for subscription in self._subscriptions:
                 subscription._push(delta)
 
@@ -1300,7 +1305,7 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._log = log
         self._cursor = max(0, start)
         self._buffer = max(1, buffer)
-        self._deltas: deque[TextDelta | ReasoningDelta] = deque()
+        self._deltas: deque[_Delta] = deque()
         self._gap: Gap | None = None
         self._signal = anyio.Event()
         self._cancelled = False
@@ -1341,7 +1346,7 @@ class Subscription(AsyncIterator[StreamEvent]):
         self._cursor += 1
         return entries[self._cursor - 1]
 
-    def _push(self, delta: TextDelta | ReasoningDelta) -> None:
+    def _push(self, delta: _Delta) -> None:
         if len(self._deltas) == self._buffer:
             dropped = self._deltas.popleft()
             first = self._gap.position if self._gap else dropped.position
