@@ -127,10 +127,11 @@ class AgentConfig(BaseModel):
         """
         if isinstance(source, cls):
             return source
-        known = cls.model_fields
-        values = {name: value for name, value in _items(source) if name in known}
+        items = source.items() if isinstance(source, Mapping) else _items(source)
+        known = cls.__pydantic_fields__
+        values = {name: value for name, value in items if name in known}
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             problem = explain(error)
         # Out here, so that pydantic's error, which holds the values, is gone.
@@ -437,9 +438,7 @@ def _told(item: ErrorDetails) -> str:
 def _items(source: ConfigSource) -> Iterator[tuple[str, Any]]:
     if source is None:
         return
-    if isinstance(source, Mapping):
-        yield from source.items()
-    elif isinstance(source, BaseModel):
+    if isinstance(source, BaseModel):
         for name in type(source).model_fields:
             yield name, getattr(source, name)
     elif dataclasses.is_dataclass(source) and not isinstance(source, type):
