@@ -254,6 +254,8 @@ async def test_an_agent_asks_also_outside_a_run() -> None:
         assert await agent.ask_user_question("How many?", answer_type=int) == 3
         assert await agent.request_approval("Pay?", {"amount": 5})
         await agent.report_progress("done", percentage=100)
+        with pytest.raises(ValueError, match="percentage"):
+            await agent.report_progress("done", percentage=-1)
 
     assert office.channel.told == [("done", 100)]
     assert office.channel.requests[2].details == {"amount": 5}
@@ -1021,6 +1023,15 @@ async def test_an_answer_among_options_may_have_a_type() -> None:
     with pytest.raises(NotAnsweredError, match="none of"):
         await asked_inside(office, **question)
     assert office.channel.requests[0].schema == {"enum": ["1", "2"]}
+
+
+async def test_an_option_that_is_no_answer_is_an_error() -> None:
+    office = Office("a")
+
+    with pytest.raises(ValueError, match="option 'a'"):
+        await asked_inside(office, "Which?", options=["1", "a"], answer_type=int)
+
+    assert office.channel.requests == []
 
 
 async def test_an_answer_whose_parts_are_no_texts_is_none() -> None:

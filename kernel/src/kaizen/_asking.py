@@ -60,7 +60,8 @@ class Question:
     """What is asked, and what the answer has to be.
 
     Raises:
-        ValueError: The text is empty or too long, or the time is none that one can wait.
+        ValueError: The text is empty or too long, the time is none that one can wait, or
+            an option does not fit the type of the answer.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class Question:
         self._adapter = None
         if kind == "question" and answer_type not in (None, str):
             self._adapter = TypeAdapter(answer_type)
+            for each in self.options:
+                self._check_option(each, self._adapter)
         self.schema: Mapping[str, Any] = {}
         if self.options:
             self.schema = {"enum": list(self.options)}
@@ -97,6 +100,15 @@ class Question:
         self.identity = _identity(
             kind, self.text, self.options, self.details, self.schema, action_digest
         )
+
+    def _check_option(self, option: str, adapter: TypeAdapter[Any]) -> None:
+        try:
+            adapter.validate_python(option)
+        except ValidationError as error:
+            problem = f"the option {option!r} is no answer: {_why(error)}"
+        else:
+            return
+        raise ValueError(problem)
 
     def request(
         self, request_id: str, *, principal: str = "", path: Sequence[Run] = ()
@@ -178,6 +190,19 @@ async def ask_outside(
         ) from error
     except ValueError as error:  # pydantic's among them
         raise NotAnsweredError(f"request {request.id!r}", _why(error)) from error
+
+
+def checked_progress(message: str, percentage: float | None) -> str:
+    """Return what is told of how far the work is, as every channel can show it.
+
+    Raises:
+        ValueError: The percentage is none, or the message is too long.
+    """
+    if percentage is not None and not 0 <= percentage <= 100:
+        raise ValueError(f"percentage={percentage!r} is not from 0 to 100")
+    if len(message) > MAX_ANSWER_CHARS:
+        raise ValueError(f"progress takes at most {MAX_ANSWER_CHARS} characters")
+    return clean(message)
 
 
 async def tell(

@@ -15,7 +15,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from kaizen import _loop
-from kaizen._asking import Question, ask_outside, channel_for, tell
+from kaizen._asking import (
+    Question,
+    ask_outside,
+    channel_for,
+    checked_progress,
+    tell,
+)
 from kaizen._default import default_kernel
 from kaizen._dispatch import MakeEvent, compile_operation, notify, observers
 from kaizen._keeping import Keeping
@@ -456,12 +462,16 @@ class BaseAgent:
         Args:
             message: What they read.
             percentage: From 0 to 100, if it is known.
+
+        Raises:
+            ValueError: The percentage is none, or the message is too long.
         """
         run = running()
         if run is not None and not run.ended:
             await run.report_progress(message, percentage=percentage)
             return
-        await tell([self], await self._open_kernel(), message, percentage)
+        told = checked_progress(message, percentage)
+        await tell([self], await self._open_kernel(), told, percentage)
 
     async def _ask(self, text: str, **question: Any) -> Answer:
         """Ask for the run under way, or for none."""

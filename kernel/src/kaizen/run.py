@@ -17,7 +17,7 @@ from anyio import CancelScope, RunFinishedError, from_thread
 from pydantic_core import to_json
 
 from kaizen import errors
-from kaizen._asking import MAX_ANSWER_CHARS, Question, ask, tell
+from kaizen._asking import Question, ask, checked_progress, tell
 from kaizen._past import Past
 from kaizen._plain import clean, plain, shown
 from kaizen._records import maker, record
@@ -640,11 +640,7 @@ class Run:
         Raises:
             ValueError: The percentage is none, or the message is too long.
         """
-        if percentage is not None and not 0 <= percentage <= 100:
-            raise ValueError(f"percentage={percentage!r} is not from 0 to 100")
-        if len(message) > MAX_ANSWER_CHARS:
-            raise ValueError(f"progress takes at most {MAX_ANSWER_CHARS} characters")
-        data: dict[str, Any] = {"message": clean(message)}
+        data: dict[str, Any] = {"message": checked_progress(message, percentage)}
         if percentage is not None:
             data["percentage"] = percentage
         self.note("kernel", "progress", data)

@@ -162,9 +162,7 @@ async def test_an_answer_that_comes_too_late_is_told_to_who_gave_it() -> None:
         await page.wait_for_selector("article")
         # The page is held back, so that it does not hear of the other answer first.
         await page.evaluate("take = () => {}")
-        reply = await server.client.answer(
-            request.id, approved=False, action_digest=DIGEST
-        )
+        reply = await server.client.answer(request.id, approved=False, action_digest=DIGEST)
         assert reply.status == 200
 
         await page.click("button:text-is('Approve')")

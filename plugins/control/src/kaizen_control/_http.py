@@ -226,8 +226,8 @@ class HTTPTransport:
         )
 
     def _check(self) -> None:
-        host, _, serve = self._bound
-        hosts, _ = self._allowed
+        host, port, serve = self._bound
+        hosts, origins = self._allowed
         open_to_others = serve and not _is_loopback(host)
         token, token_path = self._given
         problem = ""
@@ -235,6 +235,10 @@ class HTTPTransport:
             problem = "would be open to everybody who reaches this machine"
         elif open_to_others and ip_of(host) in ("0.0.0.0", "::", "") and not hosts:  # noqa: S104
             problem = "does not know its names: give `allowed_hosts`"
+        elif not 0 <= port <= 65_535:
+            problem = f"cannot listen at port {port}: it is not from 0 to 65535"
+        elif any("*" in each for each in (*hosts, *origins)):
+            problem = "knows no `*`: name each host and each origin"
         elif token is not None and token_path is not None:
             problem = "has a token and a file for one: give one of them"
         elif any(len(each) < MIN_TOKEN_CHARS for each in self._secrets()):

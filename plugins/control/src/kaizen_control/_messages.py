@@ -11,6 +11,7 @@ Who answers is nothing that a message says: a transport knows it, or nobody does
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -242,10 +243,19 @@ def read_value(body: bytes) -> Any:
         raise MalformedError(f"it is longer than {MAX_ANSWER_BYTES} bytes")
     try:
         found = from_json(body, allow_inf_nan=False, cache_strings=False)
+        json.loads(body, object_pairs_hook=_refuse_twice)
+    except MalformedError:
+        raise
     except (ValueError, RecursionError):
         raise MalformedError("it is no JSON") from None
     check_shape(found)
     return found
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object that says one thing twice: others may have read the other value."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise MalformedError("a name stands in one object twice")
 
 
 def read_answer(body: bytes | dict[str, Any]) -> AnswerMessage:
