@@ -67,6 +67,7 @@ class Watched(MemoryLedger):
         reservation_id: str,
         lease_s: float = 60.0,
         spent: bool = False,
+        beyond_soft: bool = False,
     ) -> Reservation:
         self._fail("reserve")
         made = await super().reserve(
@@ -75,6 +76,7 @@ class Watched(MemoryLedger):
             reservation_id=reservation_id,
             lease_s=lease_s,
             spent=spent,
+            beyond_soft=beyond_soft,
         )
         if amounts.seconds:
             self.slices += 1
@@ -551,7 +553,7 @@ async def test_nobody_allows_more_than_the_limit(tmp_path: Path, kind: str) -> N
     async with SqliteLedger(tmp_path / "budgets.db") as file:
         ledger: Ledger = file if kind == "sqlite" else MemoryLedger()
 
-        await ledger.allow(soft, 1 << 80)
+        await ledger.allow(soft, "usd", 1 << 80)
 
         balance = await ledger.balance(soft)
-    assert balance.soft == 1
+    assert balance.soft == {"usd": 1}

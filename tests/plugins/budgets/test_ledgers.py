@@ -189,12 +189,12 @@ async def test_a_soft_limit_holds_until_somebody_allows_more(opened: Opened) -> 
         await ledger.reserve([mine], Amounts(usd="0.05"), reservation_id="1")
         with pytest.raises(SoftLimitError, match=r"allows \$0\.05"):
             await ledger.reserve([mine], CENT, reservation_id="2")
-        await ledger.allow(mine, 6_000)
+        await ledger.allow(mine, "usd", 6_000)
         await ledger.reserve([mine], CENT, reservation_id="3")
-        await ledger.allow(mine, 5_500)
+        await ledger.allow(mine, "usd", 5_500)
         with pytest.raises(SoftLimitError):
             await ledger.reserve([mine], CENT, reservation_id="4")
-        await ledger.allow(mine, 10_000)
+        await ledger.allow(mine, "usd", 10_000)
         await ledger.reserve([mine], Amounts(usd="0.04"), reservation_id="5")
         with pytest.raises(BudgetExceededError) as caught:
             await ledger.reserve([mine], CENT, reservation_id="6")
@@ -262,6 +262,57 @@ async def test_what_was_reserved_in_a_window_is_settled_there(
 
     assert balance.spent.usd == 0
     assert balance.reserved.usd == Decimal("0.001")
+
+
+async def test_each_limit_warns_at_its_own_shares(opened: Opened) -> None:
+    heard: list[tuple[str, float]] = []
+    for number, amounts in enumerate(
+        [{"tool_calls": 8}, {"usd": "0.5"}, {"usd": "0.35"}, {"usd": "0.01"}]
+    ):
+        async with opened() as ledger:  # a file is read anew each time
+            if number == 0 or isinstance(ledger, SqliteLedger):
+                known = ledger
+            mine = account(tool_calls=10, warn_at=(0.5, 0.8))
+            spent = Amounts(**amounts)  # type: ignore[arg-type]
+            await known.reserve([mine], spent, reservation_id=f"{number}")
+            settled = await known.settle(f"{number}", spent)
+            heard.extend((each.dimension, each.share) for each in settled.crossings)
+
+    assert heard == [("tool_calls", 0.5), ("tool_calls", 0.8), ("usd", 0.5), ("usd", 0.8)]
+
+
+async def test_a_yes_to_one_soft_limit_leaves_the_others_as_they_are(
+    opened: Opened,
+) -> None:
+    mine = account(usd="0.10", requests=10, soft_at=0.5)
+    async with opened() as ledger:
+        known = ledger
+        await ledger.allow(mine, "requests", 10_000)
+    async with opened() as ledger:
+        if isinstance(ledger, SqliteLedger):
+            known = ledger
+        many, dear = Amounts(requests=9), Amounts(usd="0.06", requests=1)
+
+        await known.reserve([mine], many, reservation_id="1")
+        with pytest.raises(SoftLimitError) as caught:
+            await known.reserve([mine], dear, reservation_id="2")
+        balance = await known.balance(mine)
+
+    assert caught.value.dimension == "usd"
+    assert balance.soft == {"usd": 0.5, "requests": 1}
+
+
+async def test_who_is_being_asked_passes_soft_limits_and_no_hard_one(
+    opened: Opened,
+) -> None:
+    mine = account(usd="0.02", soft_at=0.5)
+    async with opened() as ledger:
+        for name in "12":
+            await ledger.reserve([mine], CENT, reservation_id=name, beyond_soft=True)
+        with pytest.raises(BudgetExceededError) as caught:
+            await ledger.reserve([mine], CENT, reservation_id="3", beyond_soft=True)
+
+    assert not isinstance(caught.value, SoftLimitError)
 
 
 async def test_a_raised_limit_holds_from_the_next_call_on(opened: Opened) -> None:

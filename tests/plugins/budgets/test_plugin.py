@@ -204,17 +204,22 @@ async def test_a_file_of_another_program_is_left_as_it_is(
     assert path.read_bytes() == before
 
 
-async def test_a_file_of_a_newer_release_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(1, "another `path`"), (99, "Update Kaizen")]
+)
+async def test_a_file_of_another_version_is_left_as_it_is(
+    tmp_path: Path, version: int, remedy: str
+) -> None:
     import sqlite3
 
     path = tmp_path / "budgets.db"
     async with SqliteLedger(path):
         pass
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
-    with pytest.raises(LedgerError, match="Update Kaizen"):
+    with pytest.raises(LedgerError, match=f"has version {version}, .*{remedy}"):
         async with SqliteLedger(path):
             pass
 

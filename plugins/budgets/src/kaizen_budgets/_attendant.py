@@ -6,22 +6,23 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.abc
 from anyio.lowlevel import checkpoint_if_cancelled
-from kaizen.interrupts import InterruptMode
+from kaizen.errors import AgentInterrupted
 
-from kaizen_budgets._amounts import Amounts, milliseconds
-from kaizen_budgets._errors import BudgetExceededError, LedgerError
-from kaizen_budgets._meter import note_settled
-from kaizen_budgets._stopping import reason_of, warn
+from kaizen_budgets._amounts import SECONDS, Amounts, milliseconds
+from kaizen_budgets._errors import BudgetExceededError, LedgerError, SoftLimitError
+from kaizen_budgets._meter import SOURCE, note_settled
+from kaizen_budgets._stopping import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kaizen_budgets._ledger import Account, Ledger
+    from kaizen_budgets._limits import SpendLimits
     from kaizen_budgets._meter import Meter
 
 __all__ = ["attended"]
@@ -29,36 +30,51 @@ __all__ = ["attended"]
 SLICE_S = 5.0
 """How much time a run has reserved at once, so that others may run beside it."""
 
+SLICES = 20
+"""Into how many slices at least a limit is cut that runs share."""
+
+SHORTEST_SLICE_S = 0.05
+SHORTEST_GRACE_S = 0.05
+
 RENEWALS = 3
 """How often a reservation is renewed before its lease would end."""
 
 CLEANUP_S = 30.0
 _LOG = logging.getLogger("kaizen")
 
+_Slice: TypeAlias = tuple[str, float]
+"""The reservation of some time, and how much that is, in seconds."""
+
 
 @asynccontextmanager
 async def attended(
-    ledger: Ledger, meter: Meter, *, lease_s: float, name: str
+    limits: SpendLimits, ledger: Ledger, meter: Meter
 ) -> AsyncGenerator[None]:
     """Renew the reservations of a run and count its time, while the block goes on.
 
     What the block raises leaves it as it is, and not as part of a group.
+
+    Raises:
+        AgentInterrupted: There is no time for the run to begin.
+        BudgetExceededError: Its time was up, the block was cut off, and the run is stopped.
+        ToolUnaffordableError: Either, in a tool that is called without a model.
     """
     timed = meter.timed
-    if not ledger.leases and not timed:
-        yield
-        return
-    clock = _Clock(ledger, meter, timed, lease_s=lease_s, name=name) if timed else None
+    clock = _Clock(limits, ledger, meter, timed) if timed else None
+    if clock is not None:
+        await clock.begin()
     error: BaseException | None = None
+    cut_off = False
     try:
         async with anyio.create_task_group() as tasks:
             if ledger.leases:
-                tasks.start_soon(_renew, ledger, meter, lease_s)
+                tasks.start_soon(_renew, ledger, meter, limits.terms.lease_seconds)
             if clock is not None:
-                await tasks.start(clock.count)
+                tasks.start_soon(clock.count, tasks)
             try:
                 yield
             except anyio.get_cancelled_exc_class():
+                cut_off = True
                 raise
             except BaseException as raised:  # noqa: BLE001 - raised again below
                 error = raised
@@ -70,7 +86,7 @@ async def attended(
         else:
             _LOG.error("beside run %s: %s", meter.run.id, _only(group))
     if error is None and clock is not None:
-        error = clock.unsettled
+        error = await clock.verdict(cut_off=cut_off)
     if error is not None:
         try:
             raise error
@@ -102,47 +118,51 @@ class _Clock:
     """Counts the time that a run takes, slice by slice, each reserved before it begins.
 
     A run that gets no further slice is stopped: gracefully a little before its time is
-    over, and at once when it is.
-
-    Attributes:
-        unsettled: Why the last slice could not be settled, if the run was over by then.
+    over, and at once when it is. At a soft limit the run pauses while somebody is asked,
+    and what is under way goes on, up to the hard one.
     """
 
     def __init__(
         self,
+        limits: SpendLimits,
         ledger: Ledger,
         meter: Meter,
         accounts: Sequence[Account],
-        *,
-        lease_s: float,
-        name: str,
     ) -> None:
+        self._limits = limits
         self._ledger = ledger
         self._meter = meter
         self._accounts = accounts
-        self._lease_s = lease_s
-        self._prefix = f"{name}:{meter.run.id}:time-{monotonic():.6f}"
+        self._wanted = _slice_of(accounts)
+        self._prefix = f"{limits.name}:{meter.run.id}:time-{monotonic():.6f}"
         self._number = 0
+        self._held: _Slice | None = None
         self._short: BudgetExceededError | None = None
-        self.unsettled: LedgerError | None = None
+        self._asking = False
+        self._over: BudgetExceededError | None = None
+        self._unsettled: LedgerError | None = None
 
-    async def count(
-        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Count until the run is over; it begins once it has its first slice."""
-        run = self._meter.run
-        held = await self._reserve()
-        task_status.started()
+    async def begin(self) -> None:
+        """Reserve the first slice: wait for others, and ask, as before any call."""
+        until = self._limits.waits_until()
+        while (held := await self._reserve()) is None:
+            assert self._short is not None
+            await self._limits.clear(self._meter, self._short, until)
+        self._held = held
+
+    async def count(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Count until the run is over, and cut it off when its time is."""
+        held = self._held
         while held is not None:
             reservation_id, length_s = held
             began = monotonic()
-            following: tuple[str, float] | None = None
+            following: _Slice | None = None
             try:
-                grace_s = min(run.plan.config.graceful_shutdown_timeout, length_s / 10)
+                grace_s = min(self._grace(), length_s / 10)
                 await anyio.sleep(length_s - grace_s)
-                following = await self._reserve()
-                if following is None and self._short is not None:
-                    run.interrupt(reason_of(self._short))
+                following = await self._follow(tasks)
+                if following is None and grace_s > 0:
+                    await self._limits.refused(self._meter, self._missing(length_s))
                 await anyio.sleep(max(0.0, began + length_s - monotonic()))
             except BaseException:
                 await self._end(reservation_id, monotonic() - began, length_s, following)
@@ -152,13 +172,73 @@ class _Clock:
             except BaseException:
                 await self._give_back(following)
                 raise
-            held = following
-        if self._short is not None:
-            run.interrupt(reason_of(self._short, InterruptMode.IMMEDIATE))
+            held = following or await self._reserve()
+        assert self._short is not None
+        self._cut_off(self._short, tasks)
 
-    async def _reserve(self) -> tuple[str, float] | None:
+    async def verdict(self, *, cut_off: bool) -> BaseException | None:
+        """Return what to raise when the run is over.
+
+        Where its time was up, the run is stopped here, after its end: so that its own scope
+        is not cancelled before it can be marked, and the kernel hears why it was.
+        """
+        if not cut_off or self._over is None:
+            return self._unsettled
+        raised = await self._limits.refused(self._meter, self._over, at_once=True)
+        return self._over if isinstance(raised, AgentInterrupted) else raised
+
+    def _grace(self) -> float:
+        """Return how long a run may take to stop gracefully; 0: it is not worth a try.
+
+        It is shorter than what the kernel waits, so that the run ends by this clock.
+        """
+        grace_s = self._meter.run.plan.config.graceful_shutdown_timeout / 2
+        return grace_s if grace_s >= SHORTEST_GRACE_S else 0
+
+    def _missing(self, length_s: float) -> BudgetExceededError:
+        """Return why there is no further slice, with the one under way as spent."""
+        assert self._short is not None
+        if isinstance(self._short, SoftLimitError):
+            return self._short
+        mine, short = milliseconds(length_s), self._short.shortage
+        short = short._replace(spent=short.spent + mine, reserved=short.reserved - mine)
+        return BudgetExceededError(self._short.account, short)
+
+    async def _follow(self, tasks: anyio.abc.TaskGroup) -> _Slice | None:
+        """Reserve the slice that follows; at a soft limit, somebody is asked meanwhile."""
+        following = await self._reserve()
+        if following is None and isinstance(self._short, SoftLimitError):
+            self._asking = True
+            tasks.start_soon(self._ask, self._short, tasks)
+            following = await self._reserve()
+        return following
+
+    async def _ask(self, error: SoftLimitError, tasks: anyio.abc.TaskGroup) -> None:
+        """Ask whether to go on; the run makes no further step until that is answered."""
+        run = self._meter.run
+        paused = run.pause(SOURCE)
+        goes_on = True
+        try:
+            goes_on = await self._limits.may_go_on(self._meter, error)
+            if not goes_on and self._grace():
+                await self._limits.refused(self._meter, error)
+        except AgentInterrupted:  # it was stopped for another reason meanwhile
+            pass
+        finally:
+            self._asking = False
+            if paused:
+                run.resume(SOURCE)
+        if not goes_on:
+            await anyio.sleep(self._grace())
+            self._cut_off(error, tasks)
+
+    def _cut_off(self, error: BudgetExceededError, tasks: anyio.abc.TaskGroup) -> None:
+        self._over = error
+        tasks.cancel_scope.cancel()
+
+    async def _reserve(self) -> _Slice | None:
         """Set a slice aside, or what is left of one; `None` if nothing is."""
-        wanted = milliseconds(SLICE_S)
+        wanted = self._wanted
         while wanted > 0:
             self._number += 1
             reservation_id = f"{self._prefix}-{self._number}"
@@ -167,10 +247,11 @@ class _Clock:
                     self._accounts,
                     Amounts.of((0, 0, 0, 0, wanted)),
                     reservation_id=reservation_id,
-                    lease_s=self._lease_s,
+                    lease_s=self._limits.terms.lease_seconds,
+                    beyond_soft=self._asking or self._meter.run.interrupted is not None,
                 )
             except BudgetExceededError as error:
-                self._short = error
+                self._short = _least(error)
                 wanted = min(wanted - 1, error.shortage.left)
             except BaseException:  # it may have been made all the same
                 await self._give_back((reservation_id, wanted / 1_000))
@@ -185,7 +266,7 @@ class _Clock:
         reservation_id: str,
         took_s: float,
         length_s: float,
-        following: tuple[str, float] | None,
+        following: _Slice | None,
     ) -> None:
         """Settle the slice in which a run ended, and give back the one after it.
 
@@ -195,10 +276,10 @@ class _Clock:
         try:
             await self._settle(reservation_id, took_s, length_s)
         except LedgerError as error:
-            self.unsettled = error
+            self._unsettled = error
             _LOG.error("time of run %s is not settled: %s", self._meter.run.id, error)
 
-    async def _give_back(self, held: tuple[str, float] | None) -> None:
+    async def _give_back(self, held: _Slice | None) -> None:
         if held is None:
             return
         reservation_id, _ = held
@@ -221,3 +302,22 @@ class _Clock:
             note_settled(run, reservation_id, "time", most, spent)
             for crossing in settlement.crossings:
                 await warn(run, crossing)
+
+
+def _slice_of(accounts: Sequence[Account]) -> int:
+    """Return how many milliseconds to reserve at once.
+
+    Of a short limit that runs share, each takes little, so that it leaves some to others.
+    """
+    shared = (
+        each.limits[SECONDS] // SLICES for each in accounts if not each.budget.ends_with_run
+    )
+    most = min([milliseconds(SLICE_S), *shared])
+    return max(milliseconds(SHORTEST_SLICE_S), most)
+
+
+def _least(error: BudgetExceededError) -> BudgetExceededError:
+    """Return an error of the hard limit as if the least had been wanted: any time helps."""
+    if isinstance(error, SoftLimitError):
+        return error
+    return BudgetExceededError(error.account, error.shortage._replace(wanted=1))

@@ -42,9 +42,9 @@ class State:
 
     Attributes:
         room: What is neither spent nor reserved, by dimension.
-        allowed: The soft limit in shares of the hard one, or 0 where there is none.
-        raised: How far somebody has allowed to go, in such shares.
-        warned: How many of its warnings were given.
+        allowed: The soft limits in shares of the hard ones, by dimension; none: empty.
+        raised: How far somebody has allowed to go, in such shares, by dimension.
+        warned: How many of its warnings were given, by dimension.
         alarm: Where the next one is due, by dimension.
         starts: When its window began.
         ends: When it ends, or `None`.
@@ -72,16 +72,16 @@ class State:
         *,
         spent: Sequence[int] = NOTHING,
         reserved: Sequence[int] = NOTHING,
-        raised: int = 0,
-        warned: int = 0,
+        raised: Sequence[int] = NOTHING,
+        warned: Sequence[int] = NOTHING,
         starts: int = 0,
         ends: int | None = None,
         row: int = 0,
     ) -> None:
         self.spent = list(spent)
         self.reserved = list(reserved)
-        self.raised = raised
-        self.warned = warned
+        self.raised = list(raised)
+        self.warned = list(warned)
         self.starts = starts
         self.ends = ends
         self.row = row
@@ -91,29 +91,29 @@ class State:
         """Have the limits of whoever asks last, such as a larger one."""
         soft = account.budget.soft_at
         self.account = account
-        self.allowed = max(round(soft * SHARES), self.raised) if soft else 0
+        share = round(soft * SHARES) if soft else 0
+        self.allowed = [max(share, each) for each in self.raised] if share else ()
         self.shares = account.shares
         self.room = list(map(_left, account.limits, self.spent, self.reserved))
         self.arm()
 
     def arm(self) -> None:
-        """Set the alarm to where the next warning is due."""
-        self.alarm = self.account.alarms[min(self.warned, len(self.shares))]
+        """Set the alarm to where the next warnings are due."""
+        alarms = self.account.alarms
+        self.alarm = alarms[0]
+        if any(self.warned):
+            last = len(self.shares)
+            self.alarm = [alarms[min(n, last)][at] for at, n in enumerate(self.warned)]
 
-    def allow(self, share: int) -> None:
-        """Raise the soft limit, up to the hard one; a lower share does nothing."""
-        self.raised = max(self.raised, min(share, SHARES))
+    def allow(self, place: int, share: int) -> None:
+        """Raise one soft limit, up to the hard one; a lower share does nothing."""
+        self.raised[place] = max(self.raised[place], min(share, SHARES))
         self.adopt(self.account)
 
-    @property
-    def soft(self) -> bool:
-        """Whether it has a soft limit below the hard one."""
-        return 0 < self.allowed < SHARES
-
     def soft_limit(self, place: int) -> int:
-        """Return how far it may be spent without a question."""
+        """Return how far it may be spent without a question, where it has soft limits."""
         limit = self.account.limits[place]
-        return limit if limit >= UNLIMITED else limit * self.allowed // SHARES
+        return limit if limit >= UNLIMITED else limit * self.allowed[place] // SHARES
 
     def shortage(self, place: int, wanted: int, limit: int) -> Shortage:
         """Return how it stands in one dimension."""
@@ -129,7 +129,13 @@ class State:
             reserved=_units(self.reserved),
             starts=self.starts,
             ends=self.ends,
-            soft=self.allowed / SHARES if self.allowed else None,
+            soft={
+                name: share / SHARES
+                for name, share, limit in zip(
+                    DIMENSIONS, self.allowed, self.account.limits, strict=False
+                )
+                if limit < UNLIMITED
+            },
         )
 
 
@@ -137,8 +143,13 @@ def _left(limit: int, spent: int, reserved: int) -> int:
     return limit - spent - reserved
 
 
-def check(states: Iterable[State], parts: Parts) -> None:
+def check(states: Iterable[State], parts: Parts, *, beyond_soft: bool = False) -> None:
     """Raise if there is not enough in one of the accounts.
+
+    Args:
+        states: The accounts.
+        parts: What is wanted.
+        beyond_soft: Whether soft limits may be passed.
 
     Raises:
         SoftLimitError: There is enough, but a soft limit would be passed.
@@ -146,7 +157,7 @@ def check(states: Iterable[State], parts: Parts) -> None:
     """
     soft = False
     for state in states:
-        soft = soft or state.allowed != 0
+        soft = soft or (not beyond_soft and len(state.allowed) != 0)
         room = state.room
         for place, wanted in parts:
             if wanted > room[place]:
@@ -159,7 +170,7 @@ def check(states: Iterable[State], parts: Parts) -> None:
 
 def _check_softly(states: Iterable[State], parts: Parts) -> None:
     for state in states:
-        if not state.soft:
+        if not state.allowed:
             continue
         for place, wanted in parts:
             limit = state.soft_limit(place)
@@ -209,17 +220,15 @@ def settle(
 
 def _crossed(state: State) -> Iterable[Crossing]:
     """Yield the shares of limits that were reached for the first time."""
-    spent = state.spent
-    while state.warned < len(state.shares):
-        reached = [at for at, due in enumerate(state.alarm) if spent[at] >= due]
-        if not reached:
-            return
-        at = reached[0]
-        share = state.shares[state.warned] / SHARES
-        limit = state.account.limits[at]
-        yield Crossing(state.account, share, DIMENSIONS[at], spent[at], limit)
-        state.warned += 1
-        state.arm()
+    account, alarms = state.account, state.account.alarms
+    for at, (name, spent) in enumerate(zip(DIMENSIONS, state.spent, strict=True)):
+        warned = state.warned[at]
+        while warned < len(state.shares) and spent >= alarms[warned][at]:
+            share = state.shares[warned] / SHARES
+            yield Crossing(account, share, name, spent, account.limits[at])
+            warned += 1
+        state.warned[at] = warned
+    state.arm()
 
 
 def _units(values: Sequence[int]) -> Units:

@@ -55,9 +55,9 @@ class Budget(BaseModel):
         window: When it begins anew: with each run or session, each hour, day or month of
             UTC, after a time span, or never (`forever`).
         scope: Who shares it. A run inside a run spends from the budgets of both.
-        warn_at: Shares of a limit at which somebody is warned, once each.
-        soft_at: Share of a limit at which the user is asked whether to go on.
-        soft_step: By what share of the limit a yes raises that.
+        warn_at: Shares of each limit at which somebody is warned, once each.
+        soft_at: Share of each limit at which the user is asked whether to go on.
+        soft_step: By what share of the limit a yes raises that one.
         name: What it is known by; accounts of one name are the same after a restart.
     """
 

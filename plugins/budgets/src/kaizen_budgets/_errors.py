@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kaizen.errors import KaizenError, ToolRefusedError
 
-from kaizen_budgets._amounts import DIMENSIONS, natural, told
+from kaizen_budgets._amounts import DIMENSIONS, SECONDS, natural, told
 
 if TYPE_CHECKING:
     from kaizen_budgets._ledger import Account
@@ -75,10 +75,11 @@ class BudgetExceededError(BudgetError):
 
     def __init__(self, account: Account, shortage: Shortage) -> None:
         place = shortage.place
+        wanted = f", and the next call may cost {told(place, shortage.wanted)}"
         super().__init__(
             f"budget {account.label!r}",
             f"allows {told(place, shortage.limit)}, of which {told(place, shortage.left)} "
-            f"are left, and the next call may cost {told(place, shortage.wanted)}",
+            f"are left{wanted if place != SECONDS else ''}",
             self._what_to_do(account),
         )
         self.args = (account, shortage)

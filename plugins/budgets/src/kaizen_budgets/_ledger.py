@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
 from kaizen_budgets._amounts import (
@@ -174,7 +175,7 @@ class Balance:
         limits: The limits, in whole units.
         starts: When its window began, seconds since the epoch, UTC; 0 for none.
         ends: When its window ends, or `None`.
-        soft: Its soft limit as a share of the limit, or `None`.
+        soft: Its soft limits as shares of the limits, by dimension; empty: it has none.
     """
 
     __slots__ = ("ends", "key", "label", "limits", "reserved", "soft", "spent", "starts")
@@ -189,7 +190,7 @@ class Balance:
         reserved: Units,
         starts: int = 0,
         ends: int | None = None,
-        soft: float | None = None,
+        soft: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.key = key
         self.label = label
@@ -239,6 +240,7 @@ class Ledger(Protocol):
         reservation_id: str,
         lease_s: float = LEASE_S,
         spent: bool = False,
+        beyond_soft: bool = False,
     ) -> Reservation:
         """Set amounts aside in all accounts, or in none.
 
@@ -248,6 +250,7 @@ class Ledger(Protocol):
             reservation_id: Unique; with a run's id in front it is found after a crash.
             lease_s: For how long, unless it is renewed, in seconds.
             spent: It is spent already: set it aside whatever is left.
+            beyond_soft: Pass soft limits, since somebody is being asked about them.
 
         Raises:
             SoftLimitError: There is enough, but a soft limit would be passed.
@@ -284,11 +287,12 @@ class Ledger(Protocol):
         """Return what became of a reservation, and what is set aside or counted for it."""
         ...
 
-    async def allow(self, account: Account, share: int) -> None:
-        """Let an account spend beyond its soft limit, up to a share of the hard one.
+    async def allow(self, account: Account, dimension: str, share: int) -> None:
+        """Let an account spend beyond a soft limit, up to a share of the hard one.
 
         Args:
             account: Which one.
+            dimension: Of which limit; the soft limits of the others stay as they are.
             share: In hundredths of a percent; one that is lower than before does nothing,
                 and one beyond the hard limit is that.
         """

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from os import urandom
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 import anyio
 from kaizen.errors import AgentInterrupted
 from kaizen.hooks import Priority, hookimpl
+from kaizen.interrupts import InterruptMode
 from kaizen.messages import Message
 from kaizen.ports import Provider
 from kaizen.run import current_run
@@ -43,6 +45,7 @@ from kaizen_budgets._stopping import allowed_to_go_on, note_over, stop, warn
 from kaizen_budgets._terms import Terms
 
 if TYPE_CHECKING:
+    from kaizen.hooks import HookManager
     from kaizen.hookspecs import AgentLoop, CallNext, ModelCall
     from kaizen.messages import ModelProfile, ModelReply, ModelRequest
     from kaizen.operations import Result, RunRequest
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from kaizen_budgets._ledger import Ledger, Reservation, Settlement
     from kaizen_budgets._prices import Price
 
-__all__ = ["CLEANUP_S", "GATES", "Payment", "SpendLimits", "holding", "inherited"]
+__all__ = ["CLEANUP_S", "GATES", "Payment", "SpendLimits", "holding"]
 
 CLEANUP_S = 30.0
 LOOK_S = 0.5
@@ -62,6 +65,14 @@ _LOG = logging.getLogger("kaizen")
 
 GATES: ContextVar[tuple[SpendLimits, ...]] = ContextVar("kaizen_budgets", default=())
 """The gates that the code under way spends through."""
+
+_PAID: ContextVar[tuple[tuple[int, str, str], ...]] = ContextVar(
+    "kaizen_budgets_paid", default=()
+)
+"""The calls under way, and the limits that pay for them: each pays for a call once."""
+
+_ALONE: ContextVar[str] = ContextVar("kaizen_budgets_alone", default="")
+"""The run in which a tool is called without a model: what it cannot pay is refused."""
 
 _HELD: ContextVar[tuple[Reservation, ...]] = ContextVar("kaizen_budgets_held", default=())
 """What the code under way and the code around it have reserved: it waits for none of it."""
@@ -74,12 +85,13 @@ class Payment:
         most: What was reserved for it.
         cost: What it cost, once that is known.
         made: Whether it was made, as far as that is known, when it fails.
+        cut_off: Whether it was cancelled, whatever is raised in the end.
         meter: Who pays.
         reservation: Where the most is set aside.
         what: What it is for, for the log.
     """
 
-    __slots__ = ("cost", "made", "meter", "most", "reservation", "what")
+    __slots__ = ("cost", "cut_off", "made", "meter", "most", "reservation", "what")
 
     def __init__(self, meter: Meter, reservation: Reservation, what: str) -> None:
         self.meter = meter
@@ -88,6 +100,7 @@ class Payment:
         self.most = reservation.amounts
         self.cost: Amounts | None = None
         self.made: Amounts | None = None
+        self.cut_off = False
 
 
 class SpendLimits:
@@ -125,6 +138,7 @@ class SpendLimits:
         self._causes: dict[str, BudgetExceededError] = {}
         self._asking: dict[str, anyio.Lock] = {}
         self._guests: dict[str, Run] = {}
+        self._reached: WeakKeyDictionary[HookManager, int] = WeakKeyDictionary()
         self._opening = anyio.Lock()
         self._numbers = itertools.count(1)
         self._token = urandom(4).hex()
@@ -144,6 +158,7 @@ class SpendLimits:
         if not self.budgets:
             return await call_next(request)
         run = current_run()
+        self._reach(run.kernel.hooks)
         meter = await self._open(run)
         self._meters[run.id] = meter
         token = GATES.set(_with(GATES.get(), self))
@@ -166,43 +181,78 @@ class SpendLimits:
         self, request: ModelRequest, call_next: ModelCall
     ) -> ModelReply:
         """Reserve the most that a request can cost, and settle what its reply did."""
-        if not self.budgets:
-            return await call_next(request)
         run = current_run()
+        if not self.budgets or self._pays(run, ""):
+            return await call_next(request)
         profile = await _profile(run, request)
         if self.terms.tell_model:
             request = request.with_messages(await self._told(self._meter(run)))
         request, most, price = self.bound(run, request, profile)
-        async with self.paying(run, most, f"model {request.model or profile.name}") as paid:
-            paid.made = Amounts(requests=1)
-            try:
-                reply = await call_next(request)
-            except Exception as error:
-                paid.cost = cost_of_failure(error, price, most)
-                raise
-            paid.cost = cost_of(reply, price, most)
+        what = f"model {request.model or profile.name}"
+        with self._paying_for(run, ""):
+            async with self.paying(run, most, what) as paid:
+                paid.made = Amounts(requests=1)
+                try:
+                    reply = await call_next(request)
+                except Exception as error:
+                    paid.cost = cost_of_failure(error, price, most)
+                    raise
+                paid.cost = cost_of(reply, price, most)
         return reply
 
     @hookimpl(priority=Priority.LOWEST)
     async def wrap_tool_call(self, call: ToolCall, call_next: CallNext) -> ToolResult:
         """Reserve what a tool call costs, and settle that if it was made."""
-        if not self.budgets:
-            return await call_next(call)
         run = current_run()
+        if not self.budgets or self._pays(run, call.id):
+            return await call_next(call)
+        self._reach(run.kernel.hooks)
         cost = Amounts(usd=self.terms.tool_costs.get(call.name, 0), tool_calls=1)
         token = GATES.set(_with(GATES.get(), self))
+        alone = _ALONE.set(run.id if call.cycle == 0 else "")
         try:
-            async with self.paying(
-                run, cost, f"tool {call.name}", refuse=call.cycle == 0
-            ) as paid:
-                try:
-                    result = await call_next(call)
-                finally:
-                    if call.id in run.state.pending:  # it was begun, whatever became of it
-                        paid.cost = cost
+            with self._paying_for(run, call.id):
+                async with self.paying(run, cost, f"tool {call.name}") as paid:
+                    try:
+                        result = await call_next(call)
+                    finally:
+                        if call.id in run.state.pending:  # begun, whatever became of it
+                            paid.cost = cost
             return result
         finally:
+            _ALONE.reset(alone)
             GATES.reset(token)
+
+    def attends(self, run: Run) -> bool:
+        """Say whether these are limits of a run's own agent, or of its kernel."""
+        return run.id in self._meters
+
+    def _reach(self, hooks: HookManager) -> None:
+        """Have all runs of a kernel held to the limits around them.
+
+        The plugin does that where it is enabled. Without it, runs inside would spend past
+        these limits, as their own agents know nothing of them.
+        """
+        if self._reached.get(hooks) == hooks.version:
+            return
+        from kaizen_budgets._inherited import Inheritance
+
+        known = (each.function for each in hooks.implementations("wrap_tool_call"))
+        if not any(isinstance(getattr(each, "__self__", 0), Inheritance) for each in known):
+            hooks.add(Inheritance(), name="budgets-inheritance")
+        self._reached[hooks] = hooks.version
+
+    def _pays(self, run: Run, call_id: str) -> bool:
+        """Say whether the call under way is paid for here, as it came by another hook."""
+        return (id(self), run.id, call_id) in _PAID.get()
+
+    @contextmanager
+    def _paying_for(self, run: Run, call_id: str) -> Generator[None]:
+        token = _PAID.set((*_PAID.get(), (id(self), run.id, call_id)))
+        try:
+            yield
+        finally:
+            _PAID.reset(token)
 
     @asynccontextmanager
     async def paying(
@@ -211,7 +261,6 @@ class SpendLimits:
         most: Amounts,
         what: str,
         *,
-        refuse: bool = False,
         spent: bool = False,
         durable: bool = False,
     ) -> AsyncGenerator[Payment]:
@@ -224,17 +273,16 @@ class SpendLimits:
             run: Who pays.
             most: What is reserved.
             what: What it is for, for the log.
-            refuse: Refuse what cannot be paid, and let the run go on.
             spent: It is spent already: it counts whatever is left.
             durable: Wait until the log has it, where the kernel will not.
 
         Raises:
             AgentInterrupted: There is not enough left, and the run has to stop.
-            ToolUnaffordableError: There is not, and `refuse` is set.
+            ToolUnaffordableError: There is not, in a tool that is called without a model.
         """
         if run.id not in self._meters:
             await self._welcome(run)
-        payment = await self.begin(run, most, what, refuse=refuse, spent=spent)
+        payment = await self.begin(run, most, what, spent=spent)
         try:
             with holding(payment):
                 if durable:
@@ -243,7 +291,11 @@ class SpendLimits:
                     yield payment
                 else:  # a call of tools alone: nobody else attends to it
                     async with self._attended(payment.meter):
-                        yield payment
+                        try:
+                            yield payment
+                        except anyio.get_cancelled_exc_class():
+                            payment.cut_off = True
+                            raise
         except BaseException as error:
             await self.fail(payment, error)
             raise
@@ -256,7 +308,6 @@ class SpendLimits:
         most: Amounts,
         what: str,
         *,
-        refuse: bool = False,
         spent: bool = False,
     ) -> Payment:
         """Reserve the most that a call can cost; see `paying`.
@@ -265,7 +316,7 @@ class SpendLimits:
         whatever happens from here on.
         """
         meter = self._meter(run)
-        reservation = await self._reserve(meter, most, refuse=refuse, spent=spent)
+        reservation = await self._reserve(meter, most, spent=spent)
         payment = Payment(meter, reservation, what)
         if spent:
             payment.cost = most
@@ -296,7 +347,7 @@ class SpendLimits:
 
     def _of_failure(self, payment: Payment, error: BaseException) -> Amounts | None:
         """Return what counts for a call that failed."""
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not payment.cut_off:
             return payment.made
         return payment.most if self.terms.lost == "charge" else payment.made
 
@@ -317,26 +368,38 @@ class SpendLimits:
         )
         return request, most, price
 
-    async def _reserve(
-        self, meter: Meter, most: Amounts, *, refuse: bool, spent: bool
-    ) -> Reservation:
+    async def _reserve(self, meter: Meter, most: Amounts, *, spent: bool) -> Reservation:
         run, ledger = meter.run, await self.ledger()
-        until = anyio.current_time() + self.terms.wait_seconds
+        until = self.waits_until()
         while True:
             reservation_id = f"{self.name}:{run.id}:{self._token}-{next(self._numbers)}"
             try:
                 reservation = await self._try(ledger, meter, most, reservation_id, spent)
                 break
-            except SoftLimitError as error:
-                if not await self._may_go_on(meter, error):
-                    raise await self._refused(meter, error, refuse=refuse) from error
             except BudgetExceededError as error:
-                left_s = until - anyio.current_time()
-                if left_s <= 0 or not _may_come_free(error) or run.interrupted is not None:
-                    raise await self._refused(meter, error, refuse=refuse) from error
-                await ledger.changed(min(left_s, LOOK_S))
+                await self.clear(meter, error, until)
         meter.open.add(reservation_id)
         return reservation
+
+    def waits_until(self) -> float:
+        """Return until when a call waits that begins to wait now."""
+        return anyio.current_time() + self.terms.wait_seconds
+
+    async def clear(self, meter: Meter, error: BudgetExceededError, until: float) -> None:
+        """Wait for others, or ask the user, until what was refused may be tried again.
+
+        Raises:
+            AgentInterrupted: It may not, and the run has to stop.
+            ToolUnaffordableError: It may not, in a tool that is called without a model.
+        """
+        left_s = until - anyio.current_time()
+        if isinstance(error, SoftLimitError):
+            if await self.may_go_on(meter, error):
+                return
+        elif left_s > 0 and _may_come_free(error) and meter.run.interrupted is None:
+            await (await self.ledger()).changed(min(left_s, LOOK_S))
+            return
+        raise await self.refused(meter, error) from error
 
     async def _try(
         self, ledger: Ledger, meter: Meter, most: Amounts, reservation_id: str, spent: bool
@@ -378,7 +441,7 @@ class SpendLimits:
         for crossing in settlement.crossings:
             await warn(run, crossing)
 
-    async def _may_go_on(self, meter: Meter, error: SoftLimitError) -> bool:
+    async def may_go_on(self, meter: Meter, error: SoftLimitError) -> bool:
         """Ask once, however many calls wait for the answer."""
         run, key = meter.run, error.account.key
         lock = self._asking.setdefault(key, anyio.Lock())
@@ -391,21 +454,28 @@ class SpendLimits:
                 if not lock.statistics().tasks_waiting:
                     self._asking.pop(key, None)
 
-    async def _refused(
-        self, meter: Meter, error: BudgetExceededError, *, refuse: bool
+    async def refused(
+        self, meter: Meter, error: BudgetExceededError, *, at_once: bool = False
     ) -> Exception:
-        """Return what to raise, after the run was stopped where it has to be."""
+        """Return what to raise, after the run was stopped where it has to be.
+
+        Args:
+            meter: Who cannot pay.
+            error: What there is not enough of.
+            at_once: Cancel what is under way, also of a run that is about to stop.
+        """
         run = meter.run
         note = {"account": error.account.label, "dimension": error.dimension}
         run.note("budgets", "refused", {**note, "why": str(error)[:1_000]})
-        if refuse:
+        if _ALONE.get() == run.id:
             return ToolUnaffordableError(error.subject, error.problem, error.remedy)
-        if run.interrupted is not None:
+        if run.interrupted is not None and not at_once:
             return AgentInterrupted(run.interrupted, run.id)
-        interrupted = await stop(run, error, self.budgets)
+        mode = InterruptMode.IMMEDIATE if at_once else InterruptMode.GRACEFUL
+        interrupted = await stop(run, error, self.budgets, mode)
         for each in run.path:
             if each.interrupted is not None and each.id in self._meters:
-                self._causes[each.id] = error
+                self._causes.setdefault(each.id, error)
         return interrupted
 
     def _meter(self, run: Run) -> Meter:
@@ -489,8 +559,7 @@ class SpendLimits:
             return
         from kaizen_budgets._attendant import attended
 
-        lease_s = self.terms.lease_seconds
-        async with attended(ledger, meter, lease_s=lease_s, name=self.name):
+        async with attended(self, ledger, meter):
             yield
 
 
@@ -503,20 +572,6 @@ def holding(*payments: Payment) -> Generator[None]:
     finally:
         with suppress(ValueError):  # closed by others, who have a context of their own
             _HELD.reset(token)
-
-
-def inherited(run: Run) -> tuple[SpendLimits, ...]:
-    """Return the limits around a run that its own agent does not have.
-
-    What belongs to one agent alone holds for the runs inside its runs too.
-    """
-    held = [each.id for each in _HELD.get()]
-    return tuple(
-        gate
-        for gate in GATES.get()
-        if run.id not in gate._meters
-        and not any(each.startswith(f"{gate.name}:{run.id}:") for each in held)
-    )
 
 
 def _with(gates: tuple[SpendLimits, ...], gate: SpendLimits) -> tuple[SpendLimits, ...]:

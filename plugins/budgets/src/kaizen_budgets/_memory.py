@@ -10,7 +10,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from kaizen_budgets import _book
-from kaizen_budgets._amounts import Amounts, Units
+from kaizen_budgets._amounts import DIMENSIONS, Amounts, Units
 from kaizen_budgets._book import Parts, State, parts_of
 from kaizen_budgets._budget import window_at
 from kaizen_budgets._errors import LedgerError
@@ -67,6 +67,7 @@ class MemoryLedger:
         reservation_id: str,
         lease_s: float = LEASE_S,
         spent: bool = False,
+        beyond_soft: bool = False,
     ) -> Reservation:
         """Set amounts aside in all accounts, or in none; see `Ledger.reserve`."""
         if reservation_id in self._open or self._known(reservation_id):
@@ -75,7 +76,7 @@ class MemoryLedger:
         parts = parts_of(units)
         states = self._find(accounts)
         if not spent:
-            _book.check(states, parts)
+            _book.check(states, parts, beyond_soft=beyond_soft)
         _book.set_aside(states, parts)
         self._open[reservation_id] = (states, parts, units)
         return Reservation(reservation_id, accounts, units)
@@ -115,10 +116,10 @@ class MemoryLedger:
             return "open", Amounts.of(reserved[2])
         return self._known(reservation_id) or ("unknown", Amounts())
 
-    async def allow(self, account: Account, share: int) -> None:
-        """Let an account spend beyond its soft limit; see `Ledger.allow`."""
+    async def allow(self, account: Account, dimension: str, share: int) -> None:
+        """Let an account spend beyond a soft limit; see `Ledger.allow`."""
         (state,) = self._find((account,))
-        state.allow(share)
+        state.allow(DIMENSIONS.index(dimension), share)
 
     async def ended(self, accounts: Sequence[Account]) -> None:
         """Let these make way for others from now on; see `Ledger.ended`."""

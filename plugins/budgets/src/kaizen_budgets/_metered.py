@@ -52,6 +52,7 @@ async def charge(
     Raises:
         RunError: There is no run.
         AgentInterrupted: There is not enough left, and the run has to stop.
+        ToolUnaffordableError: There is not, in a tool that is called without a model.
     """
     run = current_run()
     amounts = Amounts(usd=usd, tokens=tokens, requests=requests, tool_calls=tool_calls)

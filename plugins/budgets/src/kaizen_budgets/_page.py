@@ -97,8 +97,8 @@ class Page:
                 account.text,
                 as_text(state.spent),
                 as_text(state.reserved),
-                state.raised,
-                state.warned,
+                as_text(state.raised),
+                as_text(state.warned),
                 self._clock(),
             ),
         )
@@ -143,8 +143,8 @@ class Page:
             account,
             spent=as_units(spent),
             reserved=as_units(reserved),
-            raised=raised,
-            warned=warned,
+            raised=as_units(raised),
+            warned=as_units(warned),
             starts=starts,
             ends=ends,
             row=number,
@@ -168,8 +168,8 @@ class Page:
                 (
                     as_text(each.spent),
                     as_text(each.reserved),
-                    each.raised,
-                    each.warned,
+                    as_text(each.raised),
+                    as_text(each.warned),
                     now,
                     each.row,
                 )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from kaizen.hooks import Priority, hookimpl
 from kaizen.kernel import Kernel
 from kaizen.registry import Registry
-from kaizen.run import current_run
 
+from kaizen_budgets._inherited import Inheritance
 from kaizen_budgets._ledger import Ledger
-from kaizen_budgets._limits import GATES, SpendLimits, inherited
+from kaizen_budgets._limits import SpendLimits
 from kaizen_budgets._memory import MemoryLedger
 from kaizen_budgets._settings import BudgetsSettings
 from kaizen_budgets._terms import Terms
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BudgetsPlugin"]
 
 
-class BudgetsPlugin:
+class BudgetsPlugin(Inheritance):
     """Keeps the runs of a kernel within budgets, also when many spend at once.
 
     Attributes:
@@ -81,17 +81,13 @@ class BudgetsPlugin:
     async def wrap_model_call(
         self, request: ModelRequest, call_next: ModelCall
     ) -> ModelReply:
-        if GATES.get():
-            for gate in inherited(current_run()):
-                call_next = partial(gate.wrap_model_call, call_next=call_next)
-        return await self.limits.wrap_model_call(request, call_next)
+        around = partial(super().wrap_model_call, call_next=call_next)
+        return await self.limits.wrap_model_call(request, around)
 
     @hookimpl(priority=Priority.LOWEST)
     async def wrap_tool_call(self, call: ToolCall, call_next: CallNext) -> ToolResult:
-        if GATES.get():
-            for gate in inherited(current_run()):
-                call_next = partial(gate.wrap_tool_call, call_next=call_next)
-        return await self.limits.wrap_tool_call(call, call_next)
+        around = partial(super().wrap_tool_call, call_next=call_next)
+        return await self.limits.wrap_tool_call(call, around)
 
     async def _get_ledger(self) -> Ledger:
         assert self._kernel is not None

@@ -2,7 +2,7 @@
 
 A file says whose it is by `PRAGMA application_id` and how old it is by `PRAGMA
 user_version`. Both are looked at before anything is written, so that a file that is not
-ours, or newer than we are, stays as it was.
+ours, or of another version, stays as it was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["APPLICATION_ID", "begin", "is_busy", "open_ledger"]
 APPLICATION_ID = 0x4B614275
 """`KaBu`, at byte 68 of each file of ours."""
 
-VERSION = 1
+VERSION = 2
 OLDEST_SQLITE = (3, 37, 0)
 """Has STRICT tables."""
 
@@ -35,8 +35,8 @@ CREATE TABLE account (
     budget TEXT NOT NULL,
     spent TEXT NOT NULL,
     reserved TEXT NOT NULL,
-    raised INTEGER NOT NULL,
-    warned INTEGER NOT NULL,
+    raised TEXT NOT NULL,
+    warned TEXT NOT NULL,
     used_at REAL NOT NULL
 ) STRICT;
 CREATE TABLE reservation (
@@ -55,12 +55,12 @@ CREATE TABLE closed (
     closed_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-"""The tables of version 1.
+"""The tables of version 2.
 
 - `account` has a row for each window of each account. The one that began last has the key
   of the account; those before it got another one, so that none is ever found again.
   Amounts are five whole numbers, one a dimension, since money has no bound that fits an
-  INTEGER of SQLite.
+  INTEGER of SQLite; so are soft limits that were raised, and warnings that were given.
 - `reservation` has those that are open, so that it stays small. `until` is by the monotonic
   clock of that start of the machine.
 - `closed` says for some time what became of the others, and what is counted for them.
@@ -71,7 +71,7 @@ def open_ledger(path: Path, *, timeout_s: float) -> sqlite3.Connection:
     """Open a file; make it if it is not there.
 
     Raises:
-        LedgerError: It is not ours, newer than this release, or cannot be shared.
+        LedgerError: It is not ours, of another version, or cannot be shared.
         sqlite3.Error: It cannot be opened.
         OSError: The folder cannot be made.
     """
@@ -162,11 +162,11 @@ def _look(connection: sqlite3.Connection, path: Path) -> int:
             "is the database of another program",
             "Choose another `path`.",
         )
-    if version > VERSION:
+    if application == APPLICATION_ID and version != VERSION:
         raise LedgerError(
             f"ledger {str(path)!r}",
             f"has version {version}, and this release knows {VERSION}",
-            "Update Kaizen.",
+            "Update Kaizen." if version > VERSION else "Choose another `path`.",
         )
     return version
 

@@ -18,8 +18,8 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from kaizen.claims import is_gone, new_owner
 
 from kaizen_budgets import _book
-from kaizen_budgets._amounts import NOTHING, Amounts, Units
-from kaizen_budgets._book import parts_of
+from kaizen_budgets._amounts import DIMENSIONS, NOTHING, Amounts, Units
+from kaizen_budgets._book import Parts, State, parts_of
 from kaizen_budgets._errors import BudgetExceededError, LedgerError
 from kaizen_budgets._ledger import (
     LEASE_S,
@@ -135,10 +135,19 @@ class SqliteLedger:
         reservation_id: str,
         lease_s: float = LEASE_S,
         spent: bool = False,
+        beyond_soft: bool = False,
     ) -> Reservation:
         """Set amounts aside in all accounts, or in none; see `Ledger.reserve`."""
         made = Reservation(reservation_id, accounts, amounts.units)
-        await self._do(lambda page: self._reserve(page, made, lease_s, spent=spent))
+
+        def work(page: Page) -> None:
+            parts = parts_of(made.units)
+            states = page.find(accounts)
+            if not spent:
+                self._check(page, states, parts, beyond_soft=beyond_soft)
+            self._hold(page, made, states, lease_s)
+
+        await self._do(work)
         return made
 
     async def settle(self, reservation_id: str, amounts: Amounts) -> Settlement:
@@ -173,12 +182,13 @@ class SqliteLedger:
 
         return await self._do(work)
 
-    async def allow(self, account: Account, share: int) -> None:
-        """Let an account spend beyond its soft limit; see `Ledger.allow`."""
+    async def allow(self, account: Account, dimension: str, share: int) -> None:
+        """Let an account spend beyond a soft limit; see `Ledger.allow`."""
+        place = DIMENSIONS.index(dimension)
 
         def work(page: Page) -> None:
             (state,) = page.find((account,))
-            state.allow(share)
+            state.allow(place, share)
             page.change((state,))
 
         await self._do(work)
@@ -240,18 +250,20 @@ class SqliteLedger:
                 self._changed.set()
                 self._changed = None
 
-    def _reserve(
-        self, page: Page, made: Reservation, lease_s: float, *, spent: bool
+    def _check(
+        self, page: Page, states: Sequence[State], parts: Parts, *, beyond_soft: bool
     ) -> None:
-        parts = parts_of(made.units)
-        states = page.find(made.accounts)
-        if not spent:
-            try:
-                _book.check(states, parts)
-            except BudgetExceededError:
-                if self._now() < self._next_sweep or not self._sweep(page):
-                    raise
-                _book.check(states, parts)
+        """Raise if there is not enough, also after what others have left open is closed."""
+        try:
+            _book.check(states, parts, beyond_soft=beyond_soft)
+        except BudgetExceededError:
+            if self._now() < self._next_sweep or not self._sweep(page):
+                raise
+            _book.check(states, parts, beyond_soft=beyond_soft)
+
+    def _hold(
+        self, page: Page, made: Reservation, states: Sequence[State], lease_s: float
+    ) -> None:
         rows = [each.row for each in states]
         page.connection.execute(
             "INSERT INTO reservation VALUES (?, ?, ?, ?, ?, ?)",
@@ -264,7 +276,7 @@ class SqliteLedger:
                 as_text(rows),
             ),
         )
-        _book.set_aside(states, parts)
+        _book.set_aside(states, parts_of(made.units))
         page.change(states)
         self._held[made.id] = (made.units, rows)
 

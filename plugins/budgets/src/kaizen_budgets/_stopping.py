@@ -18,7 +18,7 @@ from kaizen.interrupts import (
 )
 
 from kaizen_budgets._accounts import account_of, around
-from kaizen_budgets._amounts import DIMENSIONS, told
+from kaizen_budgets._amounts import DIMENSIONS, SECONDS, told
 from kaizen_budgets._budget import SHARES, Budget
 from kaizen_budgets._meter import SOURCE
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kaizen_budgets._errors import BudgetExceededError, SoftLimitError
     from kaizen_budgets._ledger import Account, Balance, Crossing, Ledger
 
-__all__ = ["allowed_to_go_on", "note_over", "reason_of", "stop", "warn"]
+__all__ = ["allowed_to_go_on", "note_over", "stop", "warn"]
 
 TELL_S = 5.0
 _LOG = logging.getLogger("kaizen")
@@ -71,10 +71,11 @@ async def allowed_to_go_on(run: Run, ledger: Ledger, error: SoftLimitError) -> b
     if before >= after:  # somebody has allowed it meanwhile
         return True
     details = _details(balance, error, after)
+    timed = error.dimension == "seconds"
+    wanted = "" if timed else f", and the next call may cost {details['wanted']}"
     text = (
         f"Budget {error.account.label!r} has spent {details['spent']} of "
-        f"{details['limit']}, and the next call may cost {details['wanted']}. "
-        f"Go on, up to {details['new_soft_limit']}?"
+        f"{details['limit']}{wanted}. Go on, up to {details['new_soft_limit']}?"
     )
     whole = json.dumps([run.id, error.account.key, details], sort_keys=True)
     try:
@@ -89,7 +90,7 @@ async def allowed_to_go_on(run: Run, ledger: Ledger, error: SoftLimitError) -> b
         return False
     run.note(SOURCE, "asked", {**details, "approved": answer.approved})
     if answer.approved:
-        await ledger.allow(error.account, after)
+        await ledger.allow(error.account, error.dimension, after)
     return answer.approved
 
 
@@ -99,7 +100,7 @@ def _shares(balance: Balance, error: SoftLimitError) -> tuple[int, int]:
     limit = balance.limits[place]
     needed = balance.spent.units[place] + balance.reserved.units[place]
     needed += error.shortage.wanted
-    before = after = round((balance.soft or 1) * SHARES)
+    before = after = round(balance.soft.get(error.dimension, 1) * SHARES)
     step = max(1, round(error.account.budget.soft_step * SHARES))
     if needed * SHARES > limit * before:
         missing = -(-needed * SHARES // max(1, limit)) - before
@@ -110,10 +111,13 @@ def _shares(balance: Balance, error: SoftLimitError) -> tuple[int, int]:
 def _details(balance: Balance, error: SoftLimitError, after: int) -> dict[str, Any]:
     place = error.shortage.place
     limit = balance.limits[place]
+    spent = balance.spent.units[place]
+    if place == SECONDS:  # what was reserved is running out
+        spent = error.shortage.spent + error.shortage.reserved
     return {
         "budget": error.account.label,
         "dimension": error.dimension,
-        "spent": told(place, balance.spent.units[place]),
+        "spent": told(place, spent),
         "soft_limit": told(place, error.shortage.limit),
         "limit": told(place, limit),
         "wanted": told(place, error.shortage.wanted),
@@ -121,9 +125,7 @@ def _details(balance: Balance, error: SoftLimitError, after: int) -> dict[str, A
     }
 
 
-def reason_of(
-    error: BudgetExceededError, mode: InterruptMode = InterruptMode.GRACEFUL
-) -> InterruptReason:
+def reason_of(error: BudgetExceededError, mode: InterruptMode) -> InterruptReason:
     """Return the reason for which a run stops that cannot pay."""
     place = error.shortage.place
     metadata = {
@@ -132,8 +134,9 @@ def reason_of(
         "limit": told(place, error.shortage.limit),
         "spent": told(place, error.shortage.spent),
         "left": told(place, error.shortage.left),
-        "wanted": told(place, error.shortage.wanted),
     }
+    if place != SECONDS:  # time is wanted as it comes
+        metadata["wanted"] = told(place, error.shortage.wanted)
     if error.dimension == "usd":
         metadata |= {
             "budget_limit_usd": str(error.limit),
@@ -149,7 +152,7 @@ def reason_of(
 
 
 async def stop(
-    run: Run, error: BudgetExceededError, budgets: Sequence[Budget]
+    run: Run, error: BudgetExceededError, budgets: Sequence[Budget], mode: InterruptMode
 ) -> AgentInterrupted:
     """Stop the run whose account it is, with a checkpoint, and return what to raise.
 
@@ -163,15 +166,14 @@ async def stop(
             owner = each
     for each in {owner, run}:
         await _mark(each)
-    reason = reason_of(error)
+    reason = reason_of(error, mode)
     owner.interrupt(reason)
-    if run.interrupted is None:  # it is not inside the other: a call of tools alone
-        run.interrupt(reason)
+    run.interrupt(reason)  # it may not be inside the other: a call of tools alone
     return AgentInterrupted(run.interrupted or reason, run.id)
 
 
 async def _mark(run: Run) -> None:
-    if run.ended:
+    if run.ended or run.interrupted is not None:  # it has one, or another reason to stop
         return
     try:
         await run.checkpoint("out of budget")
