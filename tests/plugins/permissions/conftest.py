@@ -38,6 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("text", encoding="utf-8")
+    (folder / ".git" / "config").write_text("[core]\n\tbare = false\n", encoding="utf-8")
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "victim.txt").write_text("text", encoding="utf-8")
     monkeypatch.chdir(folder)

@@ -11,11 +11,12 @@ import pytest
 from kaizen import BaseAgent, Kernel, Tool, hookimpl
 from kaizen.ports import CheckpointStore
 from kaizen.testing import Call, MemoryCheckpointStore, ScriptedModel
+from kaizen.tools import FunctionTool, ToolSpec
 from kaizen_permissions import ExecutionContext
 from kaizen_permissions._command import policy
 
 from tests.plugins.permissions.conftest import Running
-from tests.plugins.permissions.workbench import Journal
+from tests.plugins.permissions.workbench import Journal, placed
 
 pytestmark = pytest.mark.anyio
 
@@ -25,15 +26,30 @@ class Offering:
 
     name = "offering"
 
-    def __init__(self, journal: Journal, store: MemoryCheckpointStore) -> None:
+    def __init__(
+        self, journal: Journal, store: MemoryCheckpointStore, name: str = "memory"
+    ) -> None:
         self._journal = journal
         self._store = store
+        self._name = name
 
     @hookimpl
     def contribute(self, registry: Any) -> None:
-        registry.add(CheckpointStore, "memory", self._store)
+        registry.add(CheckpointStore, self._name, self._store)
         for name, each in self._journal.tools.items():
             registry.add(Tool, name, each)
+
+
+class Elsewhere(FunctionTool):
+    """A tool that begins in a folder of its own, and says so."""
+
+    def __init__(self, made: FunctionTool, directory: Path) -> None:
+        super().__init__(made._function, **made._options)
+        self._where = placed(made, directory)
+
+    @property
+    def spec(self) -> ToolSpec:
+        return self._where
 
 
 @pytest.fixture
@@ -306,3 +322,95 @@ async def test_a_command_that_is_none_is_told_how_it_is_used(
 ) -> None:
     assert await policy(kernel, arguments) == 2
     assert "usage: kaizen policy" in capsys.readouterr().err
+
+
+async def test_diff_takes_the_store_in_which_the_command_line_keeps_runs(
+    work: Callable[..., Awaitable[str]],
+    running: Running,
+    journal: Journal,
+    store: MemoryCheckpointStore,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await work(Call("grep", {"pattern": "x"}))
+    (project / "new.toml").write_text("", encoding="utf-8")
+
+    async with running(Offering(journal, store, "sqlite")) as kernel:
+        by_default = await policy(kernel, ["diff", "new.toml"])
+    async with running(Offering(journal, store, "other")) as kernel:
+        named = await policy(kernel, ["diff", "new.toml", "--store", "other"])
+    async with running(
+        Offering(journal, store, "sqlite"), config={"checkpoint_store": ""}
+    ) as kernel:
+        refused = await policy(kernel, ["diff", "new.toml"])
+
+    captured = capsys.readouterr()
+    assert (by_default, named, refused) == (0, 0, 2)
+    assert captured.out.count("0 of 1 decisions would flip.") == 2
+    assert "--store" in captured.err
+
+
+@pytest.mark.parametrize("limit", ["-5", "0", "x", "1.5"])
+async def test_diff_refuses_a_limit_that_is_none(
+    limit: str, kaizen_policy: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await kaizen_policy("diff", "new.toml", f"--limit={limit}") == 2
+    assert "is no number of runs" in capsys.readouterr().err
+
+
+async def test_explain_and_diff_know_for_whom_a_call_is_made(
+    running: Running,
+    journal: Journal,
+    store: MemoryCheckpointStore,
+    model: ScriptedModel,
+    kaizen_policy: Command,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rules = '[[deny]]\nrule = "grep"\nroles = ["guest"]\ntenants = ["acme"]\n'
+    (project / "new.toml").write_text(rules, encoding="utf-8")
+    roles = {"guest": ["bob"]}
+    settings: dict[str, Any] = {"policy": project / "new.toml", "roles": roles}
+
+    said = []
+    for options in ([], ["--as", "bob"], ["--as", "bob", "--tenant", "acme"]):
+        await kaizen_policy("explain", "grep", '{"pattern": "x"}', *options, **settings)
+        said.append(capsys.readouterr().out.split()[1])
+
+    model.say(
+        Call("grep", {"pattern": "x"}), "done", Call("grep", {"pattern": "x"}), "done"
+    )
+    config = {"checkpoint_store": "memory"}
+    async with running(Offering(journal, store), config=config) as kernel:
+        agent = BaseAgent(signature="question -> answer", tools="all", kernel=kernel)
+        for principal in ("ann", "bob"):
+            metadata = {"principal": principal, "tenant_id": "acme"}
+            await agent.bind(metadata=metadata).run(question="?")
+    code = await kaizen_policy("diff", "new.toml", roles=roles)
+
+    assert said == ["allow", "allow", "deny"]
+    assert code == 1
+    assert "1 of 2 decisions would flip." in capsys.readouterr().out
+
+
+async def test_diff_decides_in_the_folder_in_which_the_tool_began(
+    running: Running,
+    journal: Journal,
+    store: MemoryCheckpointStore,
+    model: ScriptedModel,
+    kaizen_policy: Command,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (project / "new.toml").write_text('deny = ["read_file(docs/)"]', encoding="utf-8")
+    journal.tools["bash_command"] = Elsewhere(
+        journal.tools["bash_command"], project / "docs"
+    )
+    model.say(Call("bash_command", {"command": "cat index.md"}), "done")
+    config = {"checkpoint_store": "memory"}
+    async with running(Offering(journal, store), config=config) as kernel:
+        agent = BaseAgent(signature="question -> answer", tools="all", kernel=kernel)
+        await agent.run(question="?")
+
+    assert await kaizen_policy("diff", "new.toml") == 1
+    assert "1 of 1 decisions would flip." in capsys.readouterr().out

@@ -654,3 +654,15 @@ def test_only_what_can_be_understood_is_covered_by_a_bare_star(root: Path) -> No
     assert covers(looked_at("anything at all", root), ["*"])
     assert not covers(looked_at("anything > ../out", root), ["*"])
     assert not covers(looked_at("$x", root), ["*"])
+
+
+@pytest.mark.parametrize(
+    "command", ["flock -c 'rm x' f", "flock -c 'sh -s' f", "flock f -c 'rm x > y'"]
+)
+def test_a_lock_that_runs_a_script_is_looked_through(
+    command: str, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    analysis = looked_at(command, root)
+
+    assert caplog.records == []
+    assert not covers(analysis, ["flock *"])

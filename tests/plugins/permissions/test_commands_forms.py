@@ -23,6 +23,7 @@ def root(tmp_path: Path) -> Path:
     for name in ("src/app.py", "tests/test_app.py", "README.md", ".git/config"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x\n", encoding="utf-8")
+    (root / ".git" / "config").write_text("[core]\n\tbare = false\n", encoding="utf-8")
     return root
 
 

@@ -36,6 +36,7 @@ def root(tmp_path: Path) -> Path:
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x\n", encoding="utf-8")
+    (root / ".git" / "config").write_text("[core]\n\tbare = false\n", encoding="utf-8")
     (root / "my dir" / "lnk").symlink_to(tmp_path / "secrets")
     return root
 

@@ -9,11 +9,21 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from kaizen import BaseAgent, ConfigurationError, ToolError, tool
+from kaizen import BaseAgent, ConfigurationError, Kernel, ToolError, tool
+from kaizen.testing import Call, ScriptedModel
 from kaizen_permissions import ExecutionContext, PermissionMode, ToolUsage
 
 from tests.plugins.permissions.conftest import Running
-from tests.plugins.permissions.workbench import ASK, DENY, Journal, allow, ask, deny
+from tests.plugins.permissions.workbench import (
+    ASK,
+    DENY,
+    Journal,
+    Person,
+    allow,
+    ask,
+    deny,
+    yes,
+)
 
 
 def test_a_tool_may_be_asked_about_by_name_and_with_arguments(journal: Journal) -> None:
@@ -148,6 +158,83 @@ async def test_a_context_works_where_the_plugin_is_not_enabled(
 
     assert (good.success, bad.success) == (True, False)
     assert "nobody to ask" in bad.error
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "context",
+    [
+        ExecutionContext(mode="plan"),
+        ExecutionContext(denied_tools={"write_file"}),
+        ExecutionContext(allowed_tools={"help_me"}),
+    ],
+    ids=repr,
+)
+async def test_a_run_inside_is_held_to_it_where_the_plugin_is_not_enabled(
+    context: ExecutionContext, kernel: Kernel, model: ScriptedModel, journal: Journal
+) -> None:
+    model.say(
+        Call("help_me", {}),
+        Call("write_file", {"path": "a", "content": ""}),
+        "tried",
+        "done",
+    )
+
+    @tool(danger="safe")
+    async def help_me() -> str:
+        """Ask a helper."""
+        return str((await writer.run(question="?")).answer)
+
+    writer = BaseAgent(
+        signature="question -> answer",
+        tools=[journal.tools["write_file"]],
+        kernel=kernel,
+        grants=["write_file"],
+    )
+    agent = BaseAgent(
+        signature="question -> answer", tools=[help_me], kernel=kernel, hooks=[context]
+    )
+
+    await agent.run(question="?")
+    alone = await writer.execute_tool("write_file", {"path": "b", "content": ""})
+
+    assert [arguments["path"] for _, arguments in journal.calls] == ["b"]
+    assert alone.success
+
+
+@pytest.mark.anyio
+async def test_a_run_inside_asks_once_and_spends_once_where_the_plugin_is_not_enabled(
+    kernel: Kernel, journal: Journal
+) -> None:
+    outer = ExecutionContext(budget_limit=5, tool_costs={"write_file": 1})
+    inner = ExecutionContext(budget_limit=5, tool_costs={"write_file": 1})
+    person = Person(yes)
+    write = {"path": "a", "content": ""}
+
+    @tool(danger="safe")
+    async def help_me() -> str:
+        """Ask a helper."""
+        return (await writer.execute_tool("write_file", write)).content
+
+    writer, agent = (
+        BaseAgent(
+            signature="question -> answer",
+            tools=tools,
+            kernel=kernel,
+            hooks=[context],
+            control_protocol=person,
+        )
+        for tools, context in (([journal.tools["write_file"]], inner), ([help_me], outer))
+    )
+
+    for _ in range(2):
+        await agent.execute_tool("help_me")
+
+    assert len(person.asked) == len(journal.calls) == 2
+    assert (
+        outer.usage["write_file"] == inner.usage["write_file"] == ToolUsage(2, Decimal(2))
+    )
+    assert len([each for each in kernel.hooks.names() if "permissions" in each]) == 1
 
 
 @pytest.mark.anyio

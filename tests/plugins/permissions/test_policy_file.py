@@ -151,7 +151,8 @@ async def test_always_is_kept_in_the_file_and_holds_in_the_next_program(
     assert len(person.asked) == 1
     assert len(journal.calls) == 2
     (rule,) = read_policy(always)
-    assert str(rule) == "allow write_file(src/a)"
+    assert str(rule) == f"allow write_file({project}/src/a)"
+    assert person.asked[0].details["rule"] == str(rule)
     assert rule.reason.startswith("ann said always on ")
 
 
@@ -176,3 +177,78 @@ async def test_a_rule_that_cannot_be_kept_is_noted_and_the_call_is_made_once(
     assert first.success
     assert len(person.asked) == 2
     assert "could not be kept" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_always_in_one_project_allows_nothing_in_another(
+    project: Path, running: Running, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = Person(Answer(approved=True, always=True, principal="ann"))
+    always = project.parent / "always.toml"
+    calls: list[tuple[str, dict[str, str]]] = [
+        ("write_file", {"path": "config.py", "content": ""}),
+        ("bash_command", {"command": "./build.sh"}),
+        ("note", {"line": "x"}),
+        ("tidy", {}),
+        ("http_get", {"url": "https://example.com/a"}),
+    ]
+
+    async def asked_about(folder: Path) -> list[str]:
+        monkeypatch.chdir(folder)
+        before = len(person.asked)
+        async with running(remember=always) as kernel:
+            agent = BaseAgent(
+                signature="a -> b",
+                tools=[journal.tools[name] for name, _ in calls],
+                kernel=kernel,
+                control_protocol=person,
+            )
+            for name, arguments in calls:
+                await agent.execute_tool(name, arguments)
+        return [each.details["tool"] for each in person.asked[before:]]
+
+    first = await asked_about(project)
+    again = await asked_about(project)
+    elsewhere = await asked_about(project.parent / "outside")
+
+    names = [name for name, _ in calls]
+    assert (first, again, elsewhere) == (names, [], names[:-1])
+    kept = read_policy(always)
+    assert [each.details["rule"] for each in person.asked] == list(map(str, kept))
+    assert str(kept[1]) == f"allow bash_command(./build.sh) in {str(project)!r}"
+    assert kept[1].folder == str(project)
+
+
+@pytest.mark.anyio
+async def test_always_holds_for_those_on_whose_behalf_it_was_said(
+    project: Path, running: Running, journal: Journal
+) -> None:
+    person = Person(Answer(approved=True, always=True))
+    async with running() as kernel:
+        agent = BaseAgent(
+            signature="a -> b",
+            tools=[journal.tools["tidy"]],
+            kernel=kernel,
+            control_protocol=person,
+        )
+        for tenant in ("acme", "acme", "other"):
+            bound = agent.bind(metadata={"principal": "ann", "tenant_id": tenant})
+            await bound.execute_tool("tidy")
+
+    assert [each.details["rule"] for each in person.asked] == [
+        "allow tidy for principals 'ann' for tenants 'acme'",
+        "allow tidy for principals 'ann' for tenants 'other'",
+    ]
+
+
+def test_a_rule_keeps_for_whom_and_where_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "always.toml"
+    rules = [
+        PermissionRule("tidy", ALLOW, principals=("ann", 'b"ob'), folder="/a b"),
+        PermissionRule("add", ALLOW, roles=("admin",), tenants=("acme",)),
+    ]
+
+    for each in rules:
+        append_rule(path, each)
+
+    assert read_policy(path) == rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from time import perf_counter
 from typing import Any
 
@@ -175,3 +176,37 @@ def test_rules_are_values() -> None:
     assert hash(one) == hash(other)
     with pytest.raises(AttributeError):
         one.priority = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("read_file(@root/)", "@roots/"),
+        ("read_file(@root)", "@roots/"),
+        ("read_file(@roots)", "@roots/"),
+        ("read_file(@ROOTS/)", "@roots/"),
+        ("read_file(@/a)", "@roots/"),
+        ("bash_command(@read)", "@reads"),
+        ("bash_command(@reads/)", "@reads"),
+        ("()", "re:"),
+        ("re:()", "no tool"),
+    ],
+)
+def test_what_is_plainly_a_slip_is_refused_with_what_was_meant(
+    pattern: str, meant: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(meant)):
+        PermissionRule(pattern, DENY)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "read_file(@roots/)",
+        "read_file(@roots/a/*)",
+        "bash_command(@reads)",
+        "a(./@types/**)",
+    ],
+)
+def test_the_words_that_rules_know_are_taken(pattern: str) -> None:
+    assert PermissionRule(pattern, DENY).specifier

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from kaizen import FunctionTool, tool
 from kaizen.ports import Answer, PendingRequest
-from kaizen.tools import ToolCall
+from kaizen.tools import ToolCall, ToolSpec
 from kaizen_permissions import PermissionRule, PermissionType
 
 ALLOW, ASK, DENY = PermissionType.ALLOW, PermissionType.ASK, PermissionType.DENY
@@ -30,6 +32,21 @@ class Journal:
     def _did(self, name: str, **arguments: Any) -> str:
         self.calls.append((name, arguments))
         return "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedSpec(ToolSpec):
+    """A tool that says where it begins, as those of other plugins do."""
+
+    directory: str
+    elsewhere: tuple[str, ...] = ()
+
+
+def placed(made: FunctionTool, directory: Path | str, *elsewhere: str) -> PlacedSpec:
+    told: dict[str, Any] = {
+        each.name: getattr(made.spec, each.name) for each in fields(ToolSpec)
+    }
+    return PlacedSpec(**told, directory=str(directory), elsewhere=elsewhere)
 
 
 class Person:

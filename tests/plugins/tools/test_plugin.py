@@ -302,3 +302,39 @@ async def test_every_setting_says_what_it_is() -> None:
     ]
 
     assert undescribed == []
+
+
+async def test_tools_of_this_machine_say_where_they_begin(
+    toolbox: Toolbox, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.md").write_text("text", encoding="utf-8")
+
+    async with toolbox(roots=["data", "."]) as tools:
+        said = {
+            name: getattr((await tools.kernel.get(Tool, name)).spec, "directory", None)
+            for name in ("read_file", "write_file", "grep", "bash_command", "http_get")
+        }
+        done = await tools("bash_command", command="pwd")
+        read = await tools("read_file", path="data/a.md")
+
+    assert said == {
+        "read_file": str(tmp_path),
+        "write_file": str(tmp_path),
+        "grep": str(tmp_path),
+        "bash_command": str(tmp_path / "data"),
+        "http_get": None,
+    }
+    assert done["stdout"].strip() == said["bash_command"]
+    assert read
+
+
+async def test_a_shell_without_a_folder_to_run_in_names_none(
+    toolbox: Toolbox, tmp_path: Path
+) -> None:
+    (tmp_path / "only.md").write_text("text", encoding="utf-8")
+
+    async with toolbox(roots=["only.md"]) as tools:
+        shell = await tools.kernel.get(Tool, "bash_command")
+
+    assert shell.spec.directory == ""

@@ -1020,7 +1020,8 @@ async def test_a_command_may_kill_all_else_and_goes_on(
 ) -> None:
     bash = {"sandbox": "bubblewrap", "bubblewrap": bubblewrap}
     command = (
-        "sleep 60 & kill -9 -1; echo x >/proc/1/fd/0; (sleep 0 &); echo still; ls /proc"
+        "sleep 60 & kill -9 -1; echo x >/proc/1/fd/0; (sleep 0 &); "
+        "sleep 0.5; echo still; ls /proc"
     )
 
     async with toolbox(bash=bash) as call:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kaizen_permissions._policy import Decided, Policy
     from kaizen_permissions._rules import PermissionRule
     from kaizen_permissions._settings import PermissionsSettings
-    from kaizen_permissions._types import PermissionMode, PermissionType
+    from kaizen_permissions._types import PermissionMode, PermissionType, Who
 
 __all__ = [
     "Decided",
@@ -26,6 +26,7 @@ __all__ = [
     "PermissionsSettings",
     "Policy",
     "ToolUsage",
+    "Who",
 ]
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "PermissionsSettings": "_settings",
     "Policy": "_policy",
     "ToolUsage": "_context",
+    "Who": "_types",
 }
 
 

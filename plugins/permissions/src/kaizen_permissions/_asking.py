@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
+from os.path import realpath
 from typing import Any
 
 import anyio.to_thread
@@ -71,11 +73,11 @@ def offered_rule(call: ToolCall, council: Council) -> PermissionRule | None:
     if call.spec.effect.danger >= DangerLevel.CRITICAL:
         return None
     subject = council.subject(call)
-    pattern = _pattern(subject)
+    pattern = _pattern(subject, anywhere=council.keeps_in_a_file)
     if pattern is None:
         return None
     try:
-        rule = PermissionRule(pattern, PermissionType.ALLOW)
+        rule = _rule(pattern, subject, anywhere=council.keeps_in_a_file)
         levels = council.levels(rule)
         fits = all(judge(each, council.subject(call)).allowed for each in levels)
     except ConfigurationError:
@@ -83,7 +85,25 @@ def offered_rule(call: ToolCall, council: Council) -> PermissionRule | None:
     return rule if fits else None
 
 
-def _pattern(subject: Subject) -> str | None:
+def _rule(pattern: str, subject: Subject, *, anywhere: bool) -> PermissionRule:
+    """Return a rule that is about no more than the call: for the same people and tenant.
+
+    One that holds anywhere is kept where other programs read it, in other folders. What the
+    same words do there nobody has seen, so that it is good for this folder alone; URLs and
+    whole paths are the same everywhere.
+    """
+    alone = anywhere and not {"url", "path"} & subject.shape.kinds
+    who = subject.who
+    return PermissionRule(
+        pattern,
+        PermissionType.ALLOW,
+        principals=(who.principal,) if who.principal else (),
+        tenants=(who.tenant,) if who.tenant else (),
+        folder=realpath(subject.place.directory) if alone else "",
+    )
+
+
+def _pattern(subject: Subject, *, anywhere: bool) -> str | None:
     """Return the pattern of a rule about a call that says all that it is about.
 
     A tool that takes things of two kinds gets none, since a rule looks at one of them.
@@ -103,7 +123,7 @@ def _pattern(subject: Subject) -> str | None:
         found = origin(readings[0])
         return None if found is None else f"{subject.name}({found})"
     path = readings[0].strict[0]
-    shown = subject.place.relative(path) or path
+    shown = path if anywhere else subject.base.relative(path) or path
     if set("*?@~=") & set(shown) or "://" in shown or shown.endswith("/"):
         return None
     return f"{subject.name}({shown})"
@@ -164,12 +184,8 @@ def _details(
 async def _keep(run: Run, rule: PermissionRule, council: Council, principal: str) -> None:
     """Add a rule that a person has accepted, where they can see it."""
     who = principal or "the user"
-    dated = PermissionRule(
-        rule.pattern,
-        rule.permission_type,
-        f"{who} said always on {datetime.now(UTC):%Y-%m-%d}"[:500],
-        rule.priority,
-    )
+    said = f"{who} said always on {datetime.now(UTC):%Y-%m-%d}"[:500]
+    dated = replace(rule, reason=said)
     try:
         where = await council.add(dated)
     except (OSError, ConfigurationError) as error:

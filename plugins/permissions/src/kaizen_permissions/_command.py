@@ -12,6 +12,8 @@ import anyio.to_thread
 from kaizen.errors import ConfigurationError, KaizenError
 from kaizen.ports import CheckpointStore, Tool
 
+from kaizen_permissions._types import Who
+
 if TYPE_CHECKING:
     from argparse import Namespace
 
@@ -25,6 +27,8 @@ __all__ = ["policy"]
 
 DIFFERENT, MISUSED = 1, 2
 MAX_SHOWN_CHARS = 100
+_DEFAULT_STORE = "sqlite"
+"""Where the command line keeps runs if nobody says anything."""
 
 
 async def policy(kernel: Kernel, arguments: Sequence[str]) -> int:
@@ -59,6 +63,10 @@ def _options(arguments: Sequence[str]) -> Namespace:
         help='its arguments as JSON, such as \'{"path": "notes.md"}\'',
     )
     explain.set_defaults(carry_out=_explain)
+    explain.add_argument(
+        "--as", dest="principal", default="", help="on whose behalf the call is made"
+    )
+    explain.add_argument("--tenant", default="", help="whose the run's work is")
     diff = commands.add_parser(
         "diff",
         help="list what other rules would have decided otherwise",
@@ -68,8 +76,9 @@ def _options(arguments: Sequence[str]) -> Namespace:
         "new", metavar="NEW.toml", type=Path, help="a policy, or another kaizen.toml"
     )
     diff.add_argument(
-        "--limit", type=int, default=1_000, help="most runs, the latest first (1000)"
+        "--limit", type=_count, default=1_000, help="most runs, the latest first (1000)"
     )
+    diff.add_argument("--store", default="", help="the store that keeps the runs")
     diff.add_argument("--json", action="store_true", help="one JSON value a line")
     diff.set_defaults(carry_out=_diff)
     return parser.parse_args(list(arguments))
@@ -83,7 +92,7 @@ async def _show(kernel: Kernel, _options: Namespace) -> int:
         policy.rules, key=lambda each: (-each.priority, -each.permission_type.strictness)
     )
     rows = [
-        (str(each.priority), each.permission_type.value, each.pattern, each.reason)
+        (str(each.priority), each.permission_type.value, each.about, each.reason)
         for each in rules
     ]
     _write_table([("priority", "", "rule", "reason"), *rows])
@@ -104,8 +113,9 @@ async def _explain(kernel: Kernel, options: Namespace) -> int:
     if given is not None and spec is not None:
         tool = await kernel.get(Tool, options.tool)  # type: ignore[type-abstract]
         given = tool.validate(given)
+    who = Who(options.principal, options.tenant)
     decided = await anyio.to_thread.run_sync(
-        lambda: policy.decide(options.tool, given, spec=spec)
+        lambda: policy.decide(options.tool, given, spec=spec, who=who)
     )
     danger = "unknown: no plugin offers it" if spec is None else spec.effect.danger.name
     rows = [
@@ -124,12 +134,12 @@ async def _diff(kernel: Kernel, options: Namespace) -> int:
     from kaizen_permissions._plugin import found_in
     from kaizen_permissions._replay import flips, past_calls
 
-    name = kernel.config.checkpoint_store
+    name = options.store or _store_name(kernel)
     if not name:
         raise ConfigurationError(
             "`kaizen policy diff`",
             "knows no past runs, since none are kept",
-            "Set `checkpoint_store` under [kaizen].",
+            "Set `checkpoint_store` under [kaizen], or name one with --store.",
         )
     changed = await anyio.to_thread.run_sync(_changed, found_in(kernel), options.new)
     store = await kernel.get(CheckpointStore, name)  # type: ignore[type-abstract]
@@ -147,6 +157,26 @@ async def _diff(kernel: Kernel, options: Namespace) -> int:
         f"{len(found)} of {len(calls) - unknown} decisions would flip{left}.\n"
     )
     return DIFFERENT if found else 0
+
+
+def _count(text: str) -> int:
+    """Return a number of runs.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    from argparse import ArgumentTypeError
+
+    if not (text.isascii() and text.isdigit() and int(text[:10]) > 0):
+        raise ArgumentTypeError(f"{text[:20]!r} is no number of runs")
+    return int(text[:10])
+
+
+def _store_name(kernel: Kernel) -> str:
+    name = kernel.config.checkpoint_store
+    if name is None and kernel.registry.offered(CheckpointStore, _DEFAULT_STORE):
+        return _DEFAULT_STORE
+    return name or ""
 
 
 def _changed(plugin: PermissionsPlugin, path: Path) -> Policy:

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakSet
 
 from kaizen.errors import (
     ConfigurationError,
@@ -16,16 +17,16 @@ from kaizen.errors import (
     ToolRefusedError,
     UnknownNameError,
 )
-from kaizen.hooks import Priority, hookimpl
+from kaizen.hooks import HookManager, Priority, hookimpl
 from kaizen.hookspecs import AgentLoop, CallNext
 from kaizen.operations import Result, RunRequest
-from kaizen.run import running
+from kaizen.run import current_run, running
 from kaizen.tools import ToolCall, ToolResult
 
 from kaizen_permissions._defaults import PROTECTED
 from kaizen_permissions._policy import Decided, Policy, Unasked
 from kaizen_permissions._rules import PermissionRule
-from kaizen_permissions._types import PermissionMode
+from kaizen_permissions._types import NOBODY, PermissionMode
 
 if TYPE_CHECKING:
     from kaizen.tools import ToolSpec
@@ -56,7 +57,8 @@ class ExecutionContext:
 
     It holds beside the settings of the plugin, and the strictest of both counts; where one
     allows and the other says nothing, it is allowed. In a run inside another, the contexts
-    of all of them hold, so that a child can do no more than its parent.
+    of all of them hold, so that a child can do no more than its parent: on the same kernel,
+    or on another one in which the plugin is enabled.
 
     Args:
         mode: What happens where no rule speaks; a `PermissionMode` or its word.
@@ -70,6 +72,7 @@ class ExecutionContext:
         directory: What relative paths are relative to; by default the working directory.
         unasked: The highest danger level that runs where no rule speaks.
         protected: Patterns of paths; each change of what they name is asked about.
+        roles: Who has which roles, for rules about roles: names of principals by role.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class ExecutionContext:
         directory: Path | str | None = None,
         unasked: Unasked = "safe",
         protected: Iterable[str] = PROTECTED,
+        roles: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._policy = Policy(
             rules,
@@ -95,6 +99,7 @@ class ExecutionContext:
             directory=directory,
             unasked=unasked,
             protected=protected,
+            roles=roles,
         )
         self.budget_limit = None if budget_limit is None else _usd(budget_limit)
         self._costs = {name: _usd(cost) for name, cost in (tool_costs or {}).items()}
@@ -102,6 +107,7 @@ class ExecutionContext:
         self._usage: dict[str, ToolUsage] = {}
         self._used = Decimal(0)
         self._reserved = Decimal(0)
+        self._gated: WeakSet[HookManager] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<ExecutionContext {self.mode.value}, {len(self.rules)} rules>"
@@ -146,9 +152,13 @@ class ExecutionContext:
                 only if it is whatever they are.
             spec: What is known of the tool; inside a run, that run's agent knows it.
         """
-        if spec is None and (run := running()) is not None:
-            spec = run.plan.spec_of.get(name)
-        return self._policy.decide(name, arguments, spec=spec)
+        who = NOBODY
+        if (run := running()) is not None:
+            from kaizen_permissions._gate import who_of
+
+            who = who_of(run)
+            spec = run.plan.spec_of.get(name) if spec is None else spec
+        return self._policy.decide(name, arguments, spec=spec, who=who)
 
     @property
     def budget_used(self) -> Decimal:
@@ -214,6 +224,7 @@ class ExecutionContext:
     async def wrap_agent_loop(self, request: RunRequest, call_next: AgentLoop) -> Result:
         from kaizen_permissions._gate import in_force
 
+        self._hold_inner_runs()
         with in_force(self):
             return await call_next(request)
 
@@ -222,6 +233,7 @@ class ExecutionContext:
         """Hold during a call, also one that is made outside a loop."""
         from kaizen_permissions._gate import in_force
 
+        self._hold_inner_runs()
         with in_force(self):
             return await call_next(call)
 
@@ -230,6 +242,21 @@ class ExecutionContext:
         from kaizen_permissions._gate import pass_gate
 
         return await pass_gate(call, call_next)
+
+    def _hold_inner_runs(self) -> None:
+        """See to it that all runs of this kernel pass a gate: the plugin's, or ours."""
+        kernel = current_run().plan.kernel
+        if kernel.hooks in self._gated:
+            return
+        from kaizen_permissions._gate import InnerGate
+        from kaizen_permissions._plugin import PermissionsPlugin
+
+        if (
+            kernel.registry.offered(PermissionsPlugin, "default") is None
+            and InnerGate.NAME not in kernel.hooks.names()
+        ):
+            kernel.hooks.add(InnerGate(), name=InnerGate.NAME)
+        self._gated.add(kernel.hooks)
 
 
 def _usd(amount: Money) -> Decimal:

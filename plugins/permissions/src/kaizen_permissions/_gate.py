@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio.to_thread
 from kaizen.errors import ToolRefusedError
+from kaizen.hooks import Priority, hookimpl
 from kaizen.hookspecs import CallNext
 from kaizen.run import Run, current_run
 from kaizen.tools import ToolCall, ToolResult, action_digest
@@ -24,12 +25,12 @@ from pydantic_core import to_json
 from kaizen_permissions._policy import Decided, Policy, judge, strictest
 from kaizen_permissions._rules import PermissionRule
 from kaizen_permissions._subject import Subject
-from kaizen_permissions._types import PermissionType
+from kaizen_permissions._types import NOBODY, PermissionType, Who
 
 if TYPE_CHECKING:
     from kaizen_permissions._context import ExecutionContext
 
-__all__ = ["Council", "Operator", "in_force", "pass_gate"]
+__all__ = ["Council", "InnerGate", "Operator", "in_force", "pass_gate", "who_of"]
 
 MAX_SHOWN_CHARS = 500
 MAX_NOTED_BYTES = 4_096
@@ -95,11 +96,12 @@ class Council:
 
     operator: Operator | None
     contexts: tuple[ExecutionContext, ...]
+    who: Who = NOBODY
 
     def subject(self, call: ToolCall) -> Subject:
         """Return the call as rules look at it."""
         policy = self.operator.policy if self.operator else self.contexts[-1].policy
-        return policy.subject(call)
+        return policy.subject(call, who=self.who)
 
     def levels(self, rule: PermissionRule | None = None) -> list[tuple[Policy, ...]]:
         """Return the policies that hold together, once for each context.
@@ -142,10 +144,31 @@ class Council:
         return "the contexts of this run"
 
     @property
+    def keeps_in_a_file(self) -> bool:
+        """Whether a rule that is added now holds in other programs, too."""
+        return self.operator is not None and self.operator.remembers
+
+    @property
     def _kept_by_operator(self) -> bool:
         if self.operator is None:
             return False
         return self.operator.remembers or not self.contexts
+
+
+class InnerGate:
+    """Holds all runs of a kernel without the plugin to the contexts that are in force.
+
+    A run that a tool starts has hooks of its own; only the kernel's it shares with the
+    runs around it.
+    """
+
+    NAME = "permissions_of_contexts"
+
+    @hookimpl(priority=Priority.LOWEST)
+    async def wrap_tool_call(self, call: ToolCall, call_next: CallNext) -> ToolResult:
+        if not _IN_FORCE.get():
+            return await call_next(call)
+        return await pass_gate(call, call_next)
 
 
 async def pass_gate(
@@ -162,7 +185,7 @@ async def pass_gate(
         passed = None
     if passed is not None and _is_the_same(passed, call, operator):
         return await call_next(call)
-    council = Council(operator=operator, contexts=_IN_FORCE.get())
+    council = Council(operator=operator, contexts=_IN_FORCE.get(), who=who_of(run))
     decided = await _decided(run, call, council)
     if decided.type is PermissionType.DENY:
         raise _refused(call, decided)
@@ -184,6 +207,16 @@ async def pass_gate(
             return await call_next(granted)
     finally:
         _PASSED.reset(token)
+
+
+def who_of(run: Run) -> Who:
+    """Return on whose behalf a run acts: what the program that starts runs says of it.
+
+    The tenant is that of the run, or of the next one around it that names one.
+    """
+    said = (each.metadata.get("tenant_id") for each in reversed(run.path))
+    tenant = next((each for each in said if each not in (None, "")), "")
+    return Who(run.principal, str(tenant))
 
 
 def _spend(run: Run, call: ToolCall, context: ExecutionContext, stack: ExitStack) -> None:
@@ -218,7 +251,7 @@ async def _decided(run: Run, call: ToolCall, council: Council) -> Decided:
         for plugin, kind in await council.operator.reviews(call):
             if kind.strictness > decided.type.strictness:
                 decided = Decided(kind, f"the plugin {plugin!r} wants it so")
-    _note(run, call, council, decided, base)
+    _note(run, call, council, subject, decided, base)
     return decided
 
 
@@ -230,7 +263,12 @@ def _is_granted(run: Run, call: ToolCall) -> bool:
 
 
 def _note(
-    run: Run, call: ToolCall, council: Council, decided: Decided, base: Decided | None
+    run: Run,
+    call: ToolCall,
+    council: Council,
+    subject: Subject,
+    decided: Decided,
+    base: Decided | None,
 ) -> None:
     """Put a decision into the log, with what is needed to decide the call again."""
     effect = call.spec.effect
@@ -249,6 +287,11 @@ def _note(
         "external": effect.external,
         "granted": _is_granted(run, call),
     }
+    if subject.directory not in ("", subject.base.directory):
+        data["directory"] = subject.directory
+    for name, value in council.who._asdict().items():
+        if value:
+            data[name] = _short(value)
     if base is not None:
         data["settings"] = base.type.value
     if decided.type is not PermissionType.ALLOW:

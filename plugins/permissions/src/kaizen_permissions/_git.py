@@ -3,7 +3,7 @@
 Git's own subcommands cannot be replaced by aliases, so what is not listed here is either
 one that writes or an alias, which may run anything. An option before the subcommand may
 configure a program to be run; none but a few are listed. What a repository's own
-configuration makes git run is beyond this: only confinement helps there.
+configuration makes git run is looked at as well: see `_repositories`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ __all__ = ["folder_of_git", "git_only_reads", "scripts_of_git", "subcommand"]
 
 # Options of `git log` and its kin that run a program or write a file; git understands them
 # shortened, too.
-_HARMFUL = ("--ext-diff", "--output", "--open-files-in-pager", "--textconv", "--filters")
+_HARMFUL = (
+    *("--ext-diff", "--output", "--open-files-in-pager", "--textconv", "--filters"),
+    *("--submodule", "--recurse-submodules", "--show-signature"),
+)
 _SHOWING = named(
     "status log diff show rev-parse ls-files ls-tree cat-file blame annotate describe"
     " shortlog merge-base rev-list name-rev for-each-ref show-ref diff-tree diff-index"
@@ -62,12 +65,16 @@ def git_only_reads(words: Sequence[Word], reach: Reach) -> Found:
     """Return the files that a command of git reads, or `None` if it may do more.
 
     It reads the configuration of the repository that it finds, and runs what stands there.
-    So it has to find one that nobody but its owner can have made.
+    So it has to find one that nobody but its owner can have made, and that sets nothing of
+    that kind.
     """
     at = _subcommand(words, reach)
     if at is None or not all(word.known and not word.several for word in words[at:]):
         return None
-    if not words[at].plain or not reach.repository(folder_of_git(words)):
+    folder = folder_of_git(words)
+    if not words[at].plain or not reach.repository(folder):
+        return None
+    if not reach.git_runs_nothing(folder):
         return None
     name, rest = words[at].text, words[at + 1 :]
     texts = [word.text for word in rest]

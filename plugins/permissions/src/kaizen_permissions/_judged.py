@@ -23,6 +23,8 @@ class Invocation:
             relative to the directory in which the whole command begins.
         reads: The files that it or the shell would read, likewise: those that a pattern
             matches now, and a folder if the files in it are read.
+        touched: What else it is given that may name a file or folder, likewise, if it is
+            not known only to read: it may read or write there.
         redirected: Those among `writes` that the shell itself writes, with `>`.
         harmless: Known to change nothing, and to reach nothing outside the roots, with
             these arguments; what the shell writes for it is not counted.
@@ -38,6 +40,7 @@ class Invocation:
     environment: Mapping[str, str] = field(default_factory=dict)
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    touched: tuple[str, ...] = ()
     redirected: tuple[str, ...] = ()
     harmless: bool = False
     leaves: bool = False

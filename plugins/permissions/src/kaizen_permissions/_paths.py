@@ -32,6 +32,7 @@ _ODD = re.compile(r"//|/\.\.?(/|\Z)|/\Z")
 _ELSEWHERE = re.compile(r"/(proc|dev/(fd|stdin|stdout|stderr))(/|\Z)")
 _WILD = re.compile(r"[*?\[{]")
 _ONE = r"[^/]"
+_ANY_NAME = "kaizen any name"
 _CAN_SAY = sys.platform == "linux" and Path("/proc/self/fd").is_dir()
 
 
@@ -74,6 +75,15 @@ class Place:
             f"{_prefix(each)}(?:/.*)?" for each in self.roots
         )
 
+    def starting(self, directory: str) -> Place:
+        """Return the same roots, with relative paths that begin in another folder."""
+        if directory == self.directory:
+            return self
+        other = object.__new__(Place)
+        other.__dict__.update(self.__dict__)
+        other.directory = os.path.abspath(directory)  # noqa: PTH100 - keeps links
+        return other
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Place):
             return NotImplemented
@@ -85,6 +95,16 @@ class Place:
 
     def __hash__(self) -> int:
         return hash((self.directory, self.roots))
+
+    def is_here(self, reading: Reading) -> bool:
+        """Whether a path leads to the folder in which relative paths begin."""
+        return _real(self.directory) in reading.strict
+
+    def anything_in(self, reading: Reading) -> Reading | None:
+        """Return a path in the folder that a path leads to; `None` if it is no folder."""
+        folders = [each for each in map(_folder, reading.strict) if each is not None]
+        inner = tuple(f"{each.rstrip('/')}/{_ANY_NAME}" for each in folders)
+        return Reading(inner, inner) if inner else None
 
     def inside(self, reading: Reading | None) -> bool:
         """Whether a path leads into a root, however it is read."""
@@ -118,8 +138,14 @@ class Place:
                     waiting.append(real)
         return found
 
-    def may_be_below(self, pattern: str, reading: Reading) -> bool:
-        """Whether a pattern could be about something in a folder, there or yet to be."""
+    def may_be_below(self, pattern: str, reading: Reading, *, named: bool = False) -> bool:
+        """Whether a pattern could be about something in a folder, there or yet to be.
+
+        Args:
+            pattern: A pattern of paths.
+            reading: The folder.
+            named: Whether only a pattern counts that names the folder, or one in it.
+        """
         parts = [part for part in pattern.strip().split("/") if part not in ("", ".")]
         folders = [
             f"{each.rstrip('/')}/".casefold()
@@ -135,7 +161,7 @@ class Place:
                 for folder in folders:
                     if known.startswith(folder) and (more or known != folder):
                         return True
-                    if more and folder.startswith(known):
+                    if more and not named and folder.startswith(known):
                         return True
         return False
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from posixpath import commonpath, dirname, isabs, join, normpath, realpath
 
+from kaizen_permissions._repositories import git_folder, runs_nothing
 from kaizen_permissions._words import NotUnderstoodError, Word, named
 
 __all__ = ["Places", "Reach"]
@@ -20,6 +21,7 @@ _DEVICES = named(
 )
 _PIPE = "/dev/fd/63"
 _PARTS = re.compile(r"[=:@,]")
+_QUOTED = re.compile(r"[\s'\"`();,<>|&={}\[\]]+")
 _PROTECTED = re.compile(
     r"(^|/)(\.git|\.hg|\.svn|\.kaizen[^/]*|kaizen\.toml|\.ssh|\.bashrc|\.bash_profile"
     r"|\.profile|\.zshrc|\.zshenv|\.env|\.env\.[^/]*|\.envrc|\.husky|\.gitconfig|\.gitmodules"
@@ -31,7 +33,6 @@ _PROTECTED_NAMES = named(
     ".git .hg .svn .kaizen .kaizen.x kaizen.toml .ssh .bashrc .bash_profile .profile .zshrc"
     " .zshenv .env .env.x .envrc .husky .gitconfig .gitmodules .mcp.json .vscode .idea"
 )
-_GITDIR = re.compile(r"gitdir: ([^\n\0]*(?:^|/)\.git(?:/[^\n\0]*)?)\n?", re.MULTILINE)
 _PROSE = re.compile(r"[^\s=/~@.-][^\s=@]*\s")
 _MAX_ENTRIES = 5_000
 _MAX_PATH = 4_096
@@ -127,6 +128,35 @@ class Places:
             if each and any(Path(place, each).is_file() for place in places):
                 yield Word(text=each)
 
+    def paths_in(
+        self, text: str, places: Sequence[str], *, script: bool = False
+    ) -> Iterator[str]:
+        """Give what may be a path in a word, be it in an option or as its value.
+
+        What has no slash is one only where there is something of that name, or if it is
+        the whole word.
+
+        Args:
+            text: The word.
+            places: Where the program may start.
+            script: Whether the word may be a script, with paths in it.
+        """
+        if len(text) > _MAX_PATH:
+            return
+        parts = [text]
+        if "://" not in text:
+            parts += _PARTS.split(text)
+        if text.startswith("-") and len(text) < _MAX_CLUSTER:
+            parts += [text[at:] for at in range(2, len(text))]
+        if script:
+            parts += _QUOTED.split(text)
+        for each in dict.fromkeys(filter(None, parts)):
+            is_path = "/" in each or (each is text and not text.startswith("-"))
+            if _is_prose(each) or "://" in each:
+                is_path = False
+            if is_path or any(os.path.lexists(join(place, each)) for place in places):
+                yield each
+
     def may_be_protected(self, word: Word, places: Sequence[str]) -> bool:
         """Tell whether a pattern may match what a program must not change unasked."""
         if word.pattern < 0:
@@ -189,6 +219,26 @@ class Places:
                 break
             path = dirname(path)
         return found
+
+    def git_runs_nothing(self, folder: str, places: Sequence[str]) -> bool:
+        """Tell whether no repository that git may find in a folder makes it run anything.
+
+        One that lacks something is passed over by git, so that all around it count.
+        """
+        return all(
+            runs_nothing(git, self._contains)
+            for place in places
+            for git in self._repositories(realpath(join(place, folder)))
+        )
+
+    def _repositories(self, path: str) -> Iterator[str]:
+        while self._contains(path):
+            git = join(path, ".git")
+            if os.path.lexists(git):
+                yield git
+            if path == dirname(path):
+                return
+            path = dirname(path)
 
     def is_protected(self, word: Word, places: Sequence[str]) -> bool:
         """Tell whether a path names what a program must not change unasked."""
@@ -277,6 +327,10 @@ class Reach:
         """Tell whether git would find a repository that can be trusted, or `None`."""
         return self.places.repository(folder, self.starts)
 
+    def git_runs_nothing(self, folder: str) -> bool:
+        """Tell whether no repository that git may find there makes it run anything."""
+        return self.places.git_runs_nothing(folder, self.starts)
+
 
 def _may_match(pattern: str, name: str) -> bool:
     """Tell whether one part of a path may match a name; of brackets, little is known."""
@@ -289,12 +343,8 @@ def _may_match(pattern: str, name: str) -> bool:
 
 def _leads_to_git(path: str) -> bool:
     """Tell whether a file names the repository of a worktree, or of a submodule."""
-    try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            found = _GITDIR.fullmatch(file.read(_MAX_PATH))
-    except OSError:
-        return False
-    return found is not None and os.path.lexists(join(dirname(path), found[1], "HEAD"))
+    found = None if Path(path).is_dir() else git_folder(path)
+    return found is not None and os.path.lexists(join(found, "HEAD"))
 
 
 def _is_prose(text: str) -> bool:

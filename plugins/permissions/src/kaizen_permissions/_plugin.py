@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
@@ -82,6 +82,7 @@ class PermissionsPlugin:
 
             policy = await anyio.to_thread.run_sync(lambda: self.policy)
             _warn_of_unknown_tools(policy, kernel.registry)
+            _warn_of_unknown_roles(policy, self._settings.roles)
         kernel.hooks.add_specs(hookspecs)
         self._kernel = kernel
         try:
@@ -133,6 +134,7 @@ class PermissionsPlugin:
             directory=self._directory,
             unasked=settings.unasked,
             protected=[*settings.protected, *map(str, files)],
+            roles=settings.roles,
             stricter=limits,
         )
 
@@ -242,6 +244,14 @@ def _warn_of_unknown_tools(policy: Policy, registry: Registry) -> None:
                 str(rule),
                 ", ".join(sorted(known)),
             )
+
+
+def _warn_of_unknown_roles(policy: Policy, roles: Mapping[str, Sequence[str]]) -> None:
+    """Say which rules are about roles that nobody has: such a rule refuses nobody."""
+    for rule in policy.rules:
+        for each in rule.roles:
+            if not roles.get(each):
+                _LOG.warning("nobody has the role %r of the rule %r", each, str(rule))
 
 
 def found_in(kernel: Kernel) -> PermissionsPlugin:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,13 +19,14 @@ from kaizen_permissions._paths import Place, Reading
 from kaizen_permissions._patterns import compile_all
 from kaizen_permissions._rules import MAX_PRIORITY, PermissionRule, is_tool_name
 from kaizen_permissions._subject import Shape, Subject, names_only
-from kaizen_permissions._types import PermissionMode, PermissionType
+from kaizen_permissions._types import NOBODY, PermissionMode, PermissionType, Who
 
 __all__ = ["Decided", "Policy", "judge", "strictest"]
 
 _LOG = logging.getLogger("kaizen.permissions")
 MAX_RULES = 10_000
 MAX_KNOWN_TOOLS = 1_024
+MAX_VIEWS = 1_024
 _ALLOW, _ASK, _DENY = PermissionType
 _DEFAULT, _ACCEPT_EDITS, _PLAN, _BYPASS = PermissionMode
 _VERBS = {"allow": "allows it", "ask": "asks about it", "deny": "refuses it"}
@@ -78,6 +81,8 @@ class Policy:
         directory: What relative paths are relative to; by default the working directory.
         unasked: The highest danger level that runs where no rule speaks.
         protected: Patterns of paths; each change of what they name is asked about.
+        roles: Who has which roles, for rules that are about roles: the names of principals
+            by role.
         stricter: Rules that can only ask and refuse more than the others do, whatever
             their priority, such as those of a file that is not to be trusted.
 
@@ -97,6 +102,7 @@ class Policy:
         directory: Path | str | None = None,
         unasked: Unasked = "safe",
         protected: Iterable[str] = PROTECTED,
+        roles: Mapping[str, Iterable[str]] | None = None,
         stricter: Iterable[PermissionRule] = (),
     ) -> None:
         allowed = _listed(allowed_tools, _ALLOW, "allowed_tools", 0)
@@ -113,7 +119,10 @@ class Policy:
         limits = tuple(each for each in stricter if each.permission_type is not _ALLOW)
         self._stricter: Policy | None = None
         if limits:
-            self._stricter = Policy(limits, directory=directory, roots=roots, protected=())
+            self._stricter = Policy(
+                limits, directory=directory, roots=roots, protected=(), roles=roles
+            )
+        self._roles = _roles_of(roles or {})
         self._set_rules((*denied, *_checked(rules), *allowed))
         for strong, weak in self.contradictions:
             _LOG.warning(
@@ -124,7 +133,10 @@ class Policy:
 
     def _set_rules(self, rules: tuple[PermissionRule, ...]) -> None:
         self._own = rules
-        self._bound: dict[object, tuple[ToolSpec | None, Bound, Shape]] = {}
+        self._bound: dict[object, tuple[ToolSpec | None, Bound]] = {}
+        self._shapes: dict[str, tuple[ToolSpec, Shape]] = {}
+        self._for_some = tuple(each for each in rules if not each.is_for_all)
+        self._views: dict[tuple[Who, str], Policy] = {}
         self._file_rules = _about_files(rules)
         self._redirect_rules = _about_redirects(rules)
         self.contradictions = tuple(_contradictions(rules))
@@ -147,6 +159,7 @@ class Policy:
         arguments: Mapping[str, Any] | None = None,
         *,
         spec: ToolSpec | None = None,
+        who: Who = NOBODY,
     ) -> Decided:
         """Return what is to be done about a call.
 
@@ -155,8 +168,9 @@ class Policy:
                 far as they are known. What is not known is never taken for harmless.
             arguments: What the tool is called with.
             spec: What is known of the tool.
+            who: On whose behalf the call is made.
         """
-        subject = self.subject(call, arguments, spec=spec)
+        subject = self.subject(call, arguments, spec=spec, who=who)
         return judge((self,), subject)
 
     def subject(
@@ -165,19 +179,70 @@ class Policy:
         arguments: Mapping[str, Any] | None = None,
         *,
         spec: ToolSpec | None = None,
+        directory: str = "",
+        who: Who = NOBODY,
     ) -> Subject:
-        """Return a call as rules look at it."""
+        """Return a call as rules look at it.
+
+        Args:
+            call: As for `decide`.
+            arguments: As for `decide`.
+            spec: As for `decide`.
+            directory: The folder in which the tool began, if `spec` does not say it.
+            who: As for `decide`.
+        """
         name = call
         if isinstance(call, ToolCall):
             name, arguments, spec = call.name, call.arguments, call.spec
         elif arguments is not None and spec is not None:
             arguments = {**_defaults(spec), **arguments}
-        known = self._bound.get(name)
-        shape = known[2] if known is not None and known[0] is spec else None
-        return Subject(str(name), arguments, spec, self.place, shape)
+        name = str(name)
+        shape = None if spec is None else self._shape(name, spec)
+        return Subject(name, arguments, spec, self.place, shape, directory, who)
+
+    def _shape(self, name: str, spec: ToolSpec) -> Shape:
+        known = self._shapes.get(name)
+        if known is not None and known[0] is spec:
+            return known[1]
+        if len(self._shapes) >= MAX_KNOWN_TOOLS:
+            self._shapes.clear()
+        shape = Shape.of(name, None, spec)
+        self._shapes[name] = (spec, shape)
+        return shape
+
+    def _for(self, subject: Subject) -> Policy:
+        """Return this policy with the rules that hold for whoever a call is made for.
+
+        Those for whom the same rules hold share what is made of them.
+        """
+        if not self._for_some:
+            return self
+        start = subject.at(self.place).place.directory
+        view = self._views.get((subject.who, start))
+        if view is None:
+            view = self._view(subject.who, start)
+        return view
+
+    def _view(self, who: Who, start: str) -> Policy:
+        roles = self._roles.get(who.principal, frozenset())
+        folder = os.path.realpath(start)
+        own = tuple(each for each in self._own if each.holds(who, roles, folder))
+        view = next((each for each in self._views.values() if each._own == own), None)
+        if view is None:
+            view = object.__new__(Policy)
+            view.__dict__.update(self.__dict__)
+            view._set_rules(own)
+            view._for_some = ()
+        if len(self._views) >= MAX_VIEWS:
+            self._views.clear()
+        self._views[who, start] = view
+        return view
 
     def looks_at_files(self, subject: Subject) -> bool:
         """Whether to decide it takes looking at files, or reading a command."""
+        view = self._for(subject)
+        if view is not self:
+            return view.looks_at_files(subject)
         if subject.shape.takes("command") or self._bind(subject).looks_at_files:
             return True
         if not subject.shape.takes("path") and subject.is_flat:
@@ -191,6 +256,9 @@ class Policy:
 
     def speak(self, subject: Subject) -> Spoken | Decided | None:
         """Return what rules and lists say of a call; `None` if they say nothing."""
+        view = self._for(subject)
+        if view is not self:
+            return view.speak(subject)
         for rule in self._denied:
             if rule.specifier is None and rule.names(subject.name):
                 return Spoken(_DENY, rule)
@@ -198,7 +266,7 @@ class Policy:
         if unlisted is not None:
             return unlisted
         subject = subject.at(self.place)
-        subject.may_write = self._may_write
+        subject.may_write = partial(self._may_write, subject.place)
         spoken = self._bind(subject).speak(subject)
         if subject.shape.takes("command"):
             if self._file_rules or self._redirect_rules:
@@ -217,7 +285,7 @@ class Policy:
         subject = subject.at(self.place)
         if subject.shape.takes("command"):
             written = [
-                self.place.read(path)
+                subject.place.read(path)
                 for analysis in subject.commands
                 for path in analysis.writes
             ]
@@ -232,9 +300,9 @@ class Policy:
         """Whether a call of its danger level runs where no rule speaks."""
         return subject.spec is not None and subject.spec.effect.danger <= self._limit
 
-    def _may_write(self, path: str) -> bool:
+    def _may_write(self, place: Place, path: str) -> bool:
         """Whether a shell may write a file with `>` that is inside the roots."""
-        reading = self.place.read(path)
+        reading = place.read(path)
         said = [
             self.speak(Subject.of_files(tool, (reading,), self.place))
             for tool in _REDIRECTS
@@ -269,20 +337,22 @@ class Policy:
         bound = bind(self._own, subject.shape, self.place)
         if len(self._bound) >= MAX_KNOWN_TOOLS:
             self._bound.clear()
-        self._bound[key] = (spec, bound, subject.shape)
+        self._bound[key] = (spec, bound)
         return bound
 
     def _files_of_commands(self, subject: Subject) -> Spoken | None:
         """Return what rules about files say of the files that commands read and write."""
         said: list[Spoken | None] = []
+        read = subject.place.read
         for each in (one for analysis in subject.commands for one in analysis.invocations):
             for path in each.redirected:
-                file = (self.place.read(path),)
+                file = (read(path),)
                 said += self._of_files(_REDIRECTS, file, self._redirect_rules)
-            said.append(self._paths(_WRITERS, each.writes))
+            said.append(self._readings(_WRITERS, [*map(read, each.writes)]))
             moved = [path for path in each.writes if path not in each.redirected]
-            said.append(_doubted(self._paths(_READERS, moved)))
-            said.append(self._paths(_READERS, each.reads))
+            said.append(_doubted(self._readings(_READERS, [*map(read, moved)])))
+            said.append(self._readings(_READERS, [*map(read, each.reads)]))
+            said += [self._perhaps(read(path)) for path in dict.fromkeys(each.touched)]
         if not all(analysis.understood for analysis in subject.commands):
             said.append(_doubted(_strictest((*self._file_rules, *self._redirect_rules))))
         return _worst(said)
@@ -302,9 +372,6 @@ class Policy:
             said = _worst((said, self._readings(_WRITERS, readings)))
         is_file_tool = subject.spec is None or subject.spec.category == "file"
         return said if is_file_tool else _doubted(said)
-
-    def _paths(self, tools: Sequence[str], paths: Sequence[str]) -> Spoken | None:
-        return self._readings(tools, [self.place.read(path) for path in paths])
 
     def _readings(
         self, tools: Sequence[str], readings: Sequence[Reading | None]
@@ -328,13 +395,32 @@ class Policy:
                 said += map(_doubted, self._of_files(tools, found, self._file_rules))
         return _worst(said)
 
-    def _may_come(self, tools: Sequence[str], folder: Reading) -> Spoken | None:
+    def _perhaps(self, reading: Reading | None) -> Spoken | None:
+        """Return what rules about files say of what a program may read or write.
+
+        Of a folder counts what is in it, and what may come to be there by a rule about it.
+        """
+        if reading is None or not self._file_rules:
+            return None
+        readings: list[Reading | None] = [reading]
+        inner = self.place.anything_in(reading)
+        if inner is not None:
+            readings += [inner, *self.place.below(reading)]
+        said = self._of_files((*_READERS, *_WRITERS), readings, self._file_rules)
+        if inner is not None:
+            said.append(self._may_come(_WRITERS, reading, named=True))
+        return _doubted(_worst(said))
+
+    def _may_come(
+        self, tools: Sequence[str], folder: Reading, *, named: bool = False
+    ) -> Spoken | None:
         """Return the rule that may be about something in a folder that is written to."""
         return _doubted(
             _strictest(
                 each
                 for each in self._file_rules
-                if each.tool in tools and self.place.may_be_below(path_of(each), folder)
+                if each.tool in tools
+                and self.place.may_be_below(path_of(each), folder, named=named)
             )
         )
 
@@ -351,7 +437,7 @@ class Policy:
             known = self._bound.get(key)
             if known is None:
                 bound = bind(rules, subject.shape, self.place)
-                known = self._bound[key] = (None, bound, subject.shape)
+                known = self._bound[key] = (None, bound)
             spoken = known[1].speak(subject)
             found.append(None if spoken is None or spoken.type is _ALLOW else spoken)
         return found
@@ -562,6 +648,23 @@ def _defaults(spec: ToolSpec) -> dict[str, Any]:
     }
 
 
+def _roles_of(roles: Mapping[str, Iterable[str]]) -> Mapping[str, frozenset[str]]:
+    """Return the roles of each principal."""
+    found: dict[str, set[str]] = {}
+    for role, principals in roles.items():
+        if isinstance(principals, str) or not all(map(_is_name, (role, *principals))):
+            raise ConfigurationError(
+                f"the role {role!r}", "is not given to names", "Write {role: [names]}."
+            )
+        for each in principals:
+            found.setdefault(each, set()).add(role)
+    return {each: frozenset(theirs) for each, theirs in found.items()}
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != ""
+
+
 def _mode(mode: object) -> PermissionMode:
     try:
         return PermissionMode(mode)
@@ -603,16 +706,17 @@ def _contradictions(
     rules: Sequence[PermissionRule],
 ) -> Iterator[tuple[PermissionRule, PermissionRule]]:
     """Yield a stronger and a weaker rule of one priority where the weaker one is idle."""
-    whole = [each for each in rules if each.specifier is None][:100]
+    whole = [each for each in rules if each.specifier is None and each.is_for_all][:100]
     strongest: dict[tuple[str, int], PermissionRule] = {}
-    for each in rules:
+    for each in filter(_is_for_all, rules):
         key = (each.pattern, each.priority)
         known = strongest.get(key)
         if known is None or each.permission_type.strictness > _strictness(known):
             strongest[key] = each
     for weak in rules:
-        strong = strongest[weak.pattern, weak.priority]
-        if _strictness(strong) > _strictness(weak):
+        same = strongest.get((weak.pattern, weak.priority))
+        if same is not None and _strictness(same) > _strictness(weak):
+            strong = same
             yield strong, weak
             continue
         if not weak.tool:
@@ -625,6 +729,10 @@ def _contradictions(
             ):
                 yield strong, weak
                 break
+
+
+def _is_for_all(rule: PermissionRule) -> bool:
+    return rule.is_for_all
 
 
 def _strictness(rule: PermissionRule) -> int:

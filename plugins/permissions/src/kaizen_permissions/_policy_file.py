@@ -33,6 +33,9 @@ MAX_BYTES = 1_024 * 1_024
 MAX_RULES = 10_000
 
 
+Names = Annotated[tuple[str, ...], Field(max_length=10_000)]
+
+
 class Written(BaseModel):
     """One rule, as it is written."""
 
@@ -41,6 +44,10 @@ class Written(BaseModel):
     rule: str = Field(min_length=1, max_length=5_000)
     reason: str = Field(default="", max_length=500)
     priority: int = Field(default=0, strict=True, ge=-1_000_000, le=1_000_000)
+    principals: Names = ()
+    roles: Names = ()
+    tenants: Names = ()
+    folder: str = Field(default="", max_length=4_096)
 
 
 def _as_table(value: object) -> object:
@@ -67,7 +74,16 @@ def rules_of(lists: Mapping[PermissionType, tuple[Written, ...]]) -> list[Permis
         ConfigurationError: One cannot be used.
     """
     return [
-        PermissionRule(each.rule, kind, each.reason, each.priority)
+        PermissionRule(
+            each.rule,
+            kind,
+            each.reason,
+            each.priority,
+            principals=each.principals,
+            roles=each.roles,
+            tenants=each.tenants,
+            folder=each.folder,
+        )
         for kind, written in lists.items()
         for each in written
     ]
@@ -144,6 +160,11 @@ def _fields(rule: PermissionRule) -> Iterator[str]:
         yield f"reason = {_quoted(rule.reason)}"
     if rule.priority:
         yield f"priority = {rule.priority}"
+    for field in ("principals", "roles", "tenants"):
+        if names := getattr(rule, field):
+            yield f"{field} = [{', '.join(map(_quoted, names))}]"
+    if rule.folder:
+        yield f"folder = {_quoted(rule.folder)}"
 
 
 def _quoted(text: str) -> str:

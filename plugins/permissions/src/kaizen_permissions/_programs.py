@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from posixpath import basename, isabs, join, normpath
@@ -47,6 +47,9 @@ _WRITING = named(
 )
 _COPYING = named("cp mv ln install")
 _PRINTING = named("-printf -ls -print")
+_NAMING = named(
+    "-name -iname -path -ipath -wholename -iwholename -regex -iregex -lname -ilname"
+)
 _LOOSENING = named("-o -or , ! -not")
 _PASSING = re.compile(r"-(z|zu|uz|zr|rz)|--zero-terminated")
 _PASSING_GREP = re.compile(r"-(?=.*z)[zviEF]+")
@@ -85,7 +88,7 @@ class _Call:
 
     @property
     def name(self) -> str:
-        return self.words[0].text
+        return self.words[0].text if self.words else ""
 
 
 class Programs:
@@ -214,9 +217,7 @@ class Programs:
         are files.
         """
         reads = is_reader(call.name)
-        for word in call.words[1:]:
-            if not word.known or word.piped:
-                continue
+        for word in _given(call.words):
             if (reads and not word.text.startswith("-")) or word.pattern >= 0:
                 yield word
             else:
@@ -271,14 +272,8 @@ class Programs:
         leaves = not all(map(inside, (*redirected, *call.redirects.reads))) or any(
             self._places.is_protected(word, places) for word in redirected
         )
-        shown = [
-            path
-            for word in redirected
-            if not _is_sink(word)
-            for path in self._places.shown(word, places)
-        ]
-        names = [*call.redirects.reads, *reads, *_copied(words)]
-        read = [path for word in names for path in self._places.shown(word, places)]
+        shown = self._shown((word for word in redirected if not _is_sink(word)), places)
+        read = self._shown((*call.redirects.reads, *reads, *_copied(words)), places)
         self._walk.invocations.append(
             Invocation(
                 argv=argv,
@@ -287,6 +282,7 @@ class Programs:
                 environment=call.environment,
                 writes=(*shown, *self._written(words, places)),
                 reads=tuple(dict.fromkeys(read)),
+                touched=() if harmless else tuple(self._touched(words, places)),
                 redirected=tuple(shown),
                 harmless=harmless,
                 leaves=leaves,
@@ -296,6 +292,22 @@ class Programs:
                 ),
             )
         )
+
+    def _shown(self, words: Iterable[Word], places: Sequence[str]) -> list[str]:
+        return [path for word in words for path in self._places.shown(word, places)]
+
+    def _touched(self, words: Sequence[Word], places: Sequence[str]) -> Iterator[str]:
+        """Give what a program may read or write of which that is not known."""
+        name = words[0].text
+        script = name in _SCRIPTED or interpreter(name) is not None
+        if _works_here([word.text for word in words]):
+            words = [*words, Word(text=".")]
+        for word in _given(words):
+            if word.pattern >= 0:
+                yield from self._places.shown(word, places)
+                continue
+            for each in self._places.paths_in(word.text, places, script=script):
+                yield from self._places.shown(Word(text=each), places)
 
     def _special(self, words: Sequence[Word], places: Sequence[str]) -> frozenset[int]:
         argv = [word.text for word in words]
@@ -750,6 +762,26 @@ def _copied(words: Sequence[Word]) -> Iterator[Word]:
         for word in words[1:]:
             if word.text.startswith("if="):
                 yield Word(text=word.text[3:])
+
+
+def _given(words: Sequence[Word]) -> Iterator[Word]:
+    """Give the words of a program that may name files, as far as they are known."""
+    search = words[0].text == "find"
+    for before, word in pairwise(words):
+        if word.known and not word.piped and not (search and before.text in _NAMING):
+            yield word
+
+
+def _works_here(argv: Sequence[str]) -> bool:
+    """Tell whether a program changes what is in the folder where it starts, unnamed."""
+    name, first = argv[0], argv[1] if len(argv) > 1 else ""
+    if name == "find":
+        return not first or first.startswith("-")
+    if name in ("tar", "bsdtar", "gtar"):
+        return "--extract" in argv or re.match(r"-?[a-zA-Z]*x", first) is not None
+    return name in ("unzip", "patch") or (
+        name == "git" and not {"apply", "am", "clean"}.isdisjoint(argv[1:])
+    )
 
 
 def _search(argv: Sequence[str]) -> Search | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kaizen.checkpoints import read_log
@@ -13,8 +14,10 @@ from kaizen.runlog import Entry, ModelReplied, Noted, ToolIntended
 from kaizen.tools import DangerLevel, Effect, ToolSpec
 
 from kaizen_permissions._gate import SOURCE
+from kaizen_permissions._paths import MAX_PATH_CHARS
 from kaizen_permissions._policy import Decided, Policy, judge
 from kaizen_permissions._rules import is_tool_name
+from kaizen_permissions._types import NOBODY, Who
 
 __all__ = ["Flip", "PastCall", "calls_of", "flips", "past_calls"]
 
@@ -28,6 +31,8 @@ class PastCall:
             had no say.
         arguments: What it was called with; `None` if that was not kept.
         spec: What was known of the tool.
+        directory: The folder in which the tool began, if that was not where rules begin.
+        who: On whose behalf it was made.
     """
 
     run_id: str
@@ -37,6 +42,8 @@ class PastCall:
     arguments: Mapping[str, Any] | None
     spec: ToolSpec | None
     granted: bool = False
+    directory: str = ""
+    who: Who = NOBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +113,13 @@ def flips(calls: Iterable[PastCall], policy: Policy) -> tuple[list[Flip], int]:
         if call.arguments is None or not call.decision:
             unknown += 1
             continue
-        subject = policy.subject(call.tool, call.arguments, spec=call.spec)
+        subject = policy.subject(
+            call.tool,
+            call.arguments,
+            spec=call.spec,
+            directory=call.directory,
+            who=call.who,
+        )
         now = judge((policy,), subject, granted=call.granted)
         if call.spec is None and now.rule is None:
             unknown += 1
@@ -149,7 +162,21 @@ def _noted(
         arguments=known,
         spec=_spec(str(tool), data, known or {}),
         granted=data.get("granted") is True,
+        directory=_folder(data.get("directory")),
+        who=Who(*(_text(data.get(name)) for name in Who._fields)),
     )
+
+
+def _text(written: object) -> str:
+    return written if isinstance(written, str) else ""
+
+
+def _folder(written: object) -> str:
+    """Return the folder of a note, if it can be one."""
+    if not isinstance(written, str) or not written.isprintable():
+        return ""
+    absolute = Path(written).is_absolute() and len(written) <= MAX_PATH_CHARS
+    return written if absolute else ""
 
 
 def _spec(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kaizen.errors import ConfigurationError
 
 from kaizen_permissions._patterns import Matcher, compile_pattern
-from kaizen_permissions._types import PermissionType
+from kaizen_permissions._types import PermissionType, Who
 
 __all__ = ["MAX_PRIORITY", "PermissionRule", "is_tool_name"]
 
 MAX_PRIORITY = 1_000_000
 MAX_SPECIFIER_CHARS = 4_000
 MAX_REASON_CHARS = 500
+MAX_NAMES = 10_000
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _CALL = re.compile(r"([A-Za-z0-9_.-]{1,80})\((.*)\)", re.DOTALL)
 _NO_NAME = re.compile(r"[A-Za-z0-9_-]*|.*[\s\x80-\U0010ffff].*")
@@ -22,7 +26,8 @@ _CLASS = r"\[\^?[A-Za-z0-9_-]+\]"
 _EXPRESSION = re.compile(
     rf"(?:[a-z0-9_.*+?()|^$]|{_CLASS}|\{{[0-9]+(?:,[0-9]*)?\}}|\\[A-Za-z]|\(\?[a-zA-Z-]*:)*"
 )
-_BRACKETS = re.compile(r"\([^()|?][^()|]*\)\Z")
+_BRACKETS = re.compile(r"\((?:[^()|?][^()|]*)?\)\Z")
+_SOMETHING = re.compile(r"[a-z0-9_.\[\\]", re.IGNORECASE)
 _SPECIFIERS = (
     "A specifier stands behind the whole name of one tool, as in `write_file(docs/)`; have "
     "a rule for each tool."
@@ -47,6 +52,11 @@ class PermissionRule:
         reason: Why, for people, the log and the model.
         priority: The highest decides. At the same one, deny is stronger than ask, and ask
             than allow.
+        principals: On whose behalf the call must be made; nobody named is everybody.
+        roles: Of which roles one must be theirs; which people have one, the policy says.
+        tenants: To whom what the run works on must belong.
+        folder: The folder in which the tool must begin, as an absolute path; `""` is
+            anywhere. Only a rule that allows can be about one folder.
 
     Raises:
         ConfigurationError: The pattern cannot be used, or does not say what it seems to.
@@ -56,6 +66,10 @@ class PermissionRule:
     permission_type: PermissionType
     reason: str = ""
     priority: int = 0
+    principals: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    tenants: tuple[str, ...] = ()
+    folder: str = ""
     tool: str = field(init=False, default="", repr=False, compare=False)
     specifier: str | None = field(init=False, default=None, repr=False, compare=False)
     _fits: Matcher | None = field(init=False, default=None, repr=False, compare=False)
@@ -65,6 +79,9 @@ class PermissionRule:
         keep = object.__setattr__
         keep(self, "permission_type", _type_of(self.permission_type, self.pattern))
         _check(self)
+        for each in ("principals", "roles", "tenants"):
+            keep(self, each, _names(getattr(self, each), self.pattern, each))
+        _check_folder(self)
         name, specifier, expression = _parsed(self.pattern)
         keep(self, "tool", name)
         keep(self, "specifier", specifier)
@@ -97,8 +114,37 @@ class PermissionRule:
             return False
         return tool == self.tool if self._fits is None else self._fits(tool)
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it holds for everybody and everywhere."""
+        return not (self.principals or self.roles or self.tenants or self.folder)
+
+    def holds(self, who: Who, roles: AbstractSet[str], folder: str) -> bool:
+        """Whether it holds for somebody, with these roles, and where the tool begins."""
+        return (
+            (not self.principals or who.principal in self.principals)
+            and (not self.roles or not roles.isdisjoint(self.roles))
+            and (not self.tenants or who.tenant in self.tenants)
+            and self.folder in ("", folder)
+        )
+
+    @property
+    def about(self) -> str:
+        """The pattern, and for whom and where it holds."""
+        named = [
+            f" for {words} {', '.join(map(repr, names))}"
+            for words, names in (
+                ("principals", self.principals),
+                ("roles", self.roles),
+                ("tenants", self.tenants),
+            )
+            if names
+        ]
+        where = f" in {self.folder!r}" if self.folder else ""
+        return "".join((self.pattern, *named, where))
+
     def __str__(self) -> str:
-        return f"{self.permission_type.value} {self.pattern}"
+        return f"{self.permission_type.value} {self.about}"
 
 
 def _type_of(given: object, pattern: object) -> PermissionType:
@@ -133,6 +179,39 @@ def _check(rule: PermissionRule) -> None:
     if not rule.pattern.isprintable():
         raise _unusable(
             rule.pattern, "holds characters that nobody sees", "Remove them from it."
+        )
+
+
+def _names(given: object, pattern: str, field: str) -> tuple[str, ...]:
+    """Return names of people, roles or tenants; one text is taken for a slip."""
+    names = None if isinstance(given, str) else given
+    found = tuple(names) if isinstance(names, Iterable) else (None,)
+    if len(found) <= MAX_NAMES and all(
+        isinstance(each, str) and each.strip() and each.isprintable() for each in found
+    ):
+        return found
+    raise _unusable(
+        pattern,
+        f"has {field} that are no names",
+        f"Give a list of at most {MAX_NAMES} of them; without any, it holds for everybody.",
+    )
+
+
+def _check_folder(rule: PermissionRule) -> None:
+    folder: object = rule.folder
+    if folder == "":
+        return
+    if not (
+        isinstance(folder, str) and Path(folder).is_absolute() and folder.isprintable()
+    ):
+        raise _unusable(
+            rule.pattern, f"has the folder {folder!r}", "Give an absolute path."
+        )
+    if rule.permission_type is not PermissionType.ALLOW:
+        raise _unusable(
+            rule.pattern,
+            "asks or refuses in one folder",
+            "Leave the folder out: what is refused is refused everywhere.",
         )
 
 
@@ -175,11 +254,30 @@ def _specifier(pattern: str, name: str, specifier: str) -> str:
             "could be a regular expression, or a tool with a specifier",
             "Write `re:` before a regular expression.",
         )
+    if (slip := _slip(name, specifier.strip())) is not None:
+        raise _unusable(pattern, *slip)
     if len(specifier) > MAX_SPECIFIER_CHARS:
         raise _unusable(
             pattern[:80], "is too long", f"Give at most {MAX_SPECIFIER_CHARS} characters."
         )
     return specifier.strip()
+
+
+def _slip(name: str, specifier: str) -> tuple[str, str] | None:
+    """Return what is wrong with a specifier that was plainly meant to be another."""
+    meant = f"Write `{name}(@roots/)` for all that is in the roots"
+    word, slash, _ = specifier.partition("/")
+    if specifier == "@roots":
+        return "is about the roots themselves, and about nothing in them", f"{meant}."
+    if not re.fullmatch(r"@[A-Za-z]*", word):
+        return None
+    if specifier == "@reads" or (word == "@roots" and slash):
+        return None
+    remedy = (
+        f"{meant}, `bash_command(@reads)` for what only reads, and `./` before the name of "
+        "a file that begins so."
+    )
+    return f"begins with {word!r}, which stands for nothing", remedy
 
 
 def _check_expression(pattern: str, expression: str) -> None:
@@ -188,7 +286,7 @@ def _check_expression(pattern: str, expression: str) -> None:
         compile_pattern(expression)
     except ValueError:
         return  # which says more
-    if _EXPRESSION.fullmatch(expression):
+    if _EXPRESSION.fullmatch(expression) and _SOMETHING.search(expression):
         return
     raise _unusable(
         pattern,

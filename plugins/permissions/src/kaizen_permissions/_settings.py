@@ -16,6 +16,7 @@ from kaizen_permissions._types import PermissionMode, PermissionType
 __all__ = ["PermissionsSettings"]
 
 _OWN_ERROR = "kaizen_agent"  # tells the kernel that the message holds no value
+RoleName = Annotated[str, Field(min_length=1, max_length=500)]
 RuleText = Annotated[str, Field(min_length=1, max_length=5_000)]
 
 
@@ -74,6 +75,11 @@ class PermissionsSettings(PluginSettings):
         min_length=1,
         max_length=100,
         description="Folders and files that agents work in; the same as those of tools.",
+    )
+    roles: dict[RoleName, tuple[RoleName, ...]] = Field(
+        default_factory=dict,
+        max_length=1_000,
+        description="Who has which roles, for rules about roles: principals by role.",
     )
     unasked: Literal["safe", "low"] = Field(
         default="safe",

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
+from os.path import isabs
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kaizen.tools import ToolSpec
 
 from kaizen_permissions._paths import Place, Reading
+from kaizen_permissions._types import NOBODY, Who
 from kaizen_permissions._urls import read_url
 
 if TYPE_CHECKING:
@@ -124,7 +127,11 @@ class Subject:
         name: The tool.
         arguments: What it is called with; `None` if only the tool is asked about.
         spec: What is known of the tool, or `None`.
-        place: Where relative paths begin.
+        who: On whose behalf it is made.
+        base: Where the relative paths of rules begin.
+        directory: The folder that the tool says it begins in; `""` if it says none.
+        place: Where the relative paths of the call begin: there, or else where those of
+            rules do.
         may_write: Whether a shell may write a file of the roots with `>`.
     """
 
@@ -132,11 +139,14 @@ class Subject:
         "_analysis",
         "_read",
         "arguments",
+        "base",
+        "directory",
         "may_write",
         "name",
         "place",
         "shape",
         "spec",
+        "who",
     )
 
     def __init__(
@@ -146,11 +156,16 @@ class Subject:
         spec: ToolSpec | None,
         place: Place,
         shape: Shape | None = None,
+        directory: str = "",
+        who: Who = NOBODY,
     ) -> None:
         self.name = name
         self.arguments = arguments
         self.spec = spec
-        self.place = place
+        self.who = who
+        self.base = place
+        self.directory = directory or _directory_of(spec)
+        self.place = place.starting(self.directory) if self.directory else place
         self.shape = shape or Shape.of(name, arguments, spec)
         self.may_write: Callable[[str], bool] = _never
         self._read: dict[tuple[Kind, str], tuple[Reading | None, ...]] = {}
@@ -168,9 +183,26 @@ class Subject:
 
     def at(self, place: Place) -> Subject:
         """Return the same call as it is where relative paths begin elsewhere."""
-        if place is self.place or place == self.place:
+        if place is self.base or place == self.base:
             return self
-        return Subject(self.name, self.arguments, self.spec, place, self.shape)
+        return Subject(
+            self.name,
+            self.arguments,
+            self.spec,
+            place,
+            self.shape,
+            self.directory,
+            self.who,
+        )
+
+    @property
+    def starts_somewhere(self) -> bool:
+        """Whether it is known in which folder commands would start.
+
+        A tool for this machine that says nothing of it starts them where the program runs,
+        as is usual; one that passes them on to somebody else may start them anywhere.
+        """
+        return bool(self.directory) or self.spec is None or self.spec.category == "system"
 
     @property
     def writes(self) -> bool:
@@ -196,8 +228,19 @@ class Subject:
             values = None if argument else _flat(given, kind)
             if values is None:
                 values = _values(given, kind, argument)
-            known = self._read[key] = tuple(self._reading(kind, each) for each in values)
+            known = tuple(self._reading(kind, each) for each in values)
+            if kind == "path" and (elsewhere := getattr(self.spec, "elsewhere", ())):
+                known = self._with(elsewhere, known)
+            self._read[key] = known
         return known
+
+    def _with(
+        self, elsewhere: Iterable[str], readings: tuple[Reading | None, ...]
+    ) -> tuple[Reading | None, ...]:
+        """Return what a tool looks at that takes the folder itself to be more than that."""
+        if not any(each is not None and self.place.is_here(each) for each in readings):
+            return readings
+        return (*readings, *(Reading((each,), (each,)) for each in elsewhere))
 
     @property
     def commands(self) -> tuple[Analysis, ...]:
@@ -207,10 +250,12 @@ class Subject:
 
             cwd = Path(self.place.directory)
             roots = [Path(each) for each in self.place.roots]
-            self._analysis = tuple(
+            found = (
                 analyse(each, cwd=cwd, roots=roots)
                 for each in _commands(self.arguments or {}, self.place)
             )
+            known = self.starts_somewhere
+            self._analysis = tuple(each if known else _anywhere(each) for each in found)
         return self._analysis
 
     def _reading(self, kind: Kind, value: Any) -> Reading | None:
@@ -220,6 +265,20 @@ class Subject:
         if not isinstance(value, str):
             return None
         return self.place.read(value) if kind == "path" else read_url(value)
+
+
+def _directory_of(spec: ToolSpec | None) -> str:
+    """Return the folder in which a tool says that it begins, or `""`."""
+    said = getattr(spec, "directory", "")
+    return said if isinstance(said, str) and isabs(said) else ""  # noqa: PTH117 - faster
+
+
+def _anywhere(analysis: Analysis) -> Analysis:
+    """Return what is known of a command that may start in any folder."""
+    if not analysis.understood:
+        return analysis
+    problem = "it is not known in which folder it would start"
+    return replace(analysis, understood=False, problem=problem)
 
 
 def names_only(arguments: Mapping[str, Any], kind: Kind) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-__all__ = ["Match", "PermissionMode", "PermissionType"]
+__all__ = ["NOBODY", "Match", "PermissionMode", "PermissionType", "Who"]
 
 Word = TypeVar("Word", bound=Enum)
 
@@ -54,6 +54,19 @@ class Match(IntEnum):
     YES = 2
 
 
+class Who(NamedTuple):
+    """On whose behalf a call is made, as the program says that starts the runs.
+
+    Attributes:
+        principal: A person or service; `""` for nobody in particular.
+        tenant: To whom what it works on belongs; `""` for nobody in particular.
+    """
+
+    principal: str = ""
+    tenant: str = ""
+
+
+NOBODY = Who()
 _STRICTNESS = {"allow": 0, "ask": 1, "deny": 2}
 _BYPASSES = {"bypasspermissions": "bypass"}
 

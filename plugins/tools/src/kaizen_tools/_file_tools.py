@@ -6,10 +6,11 @@ from functools import partial
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from kaizen.tools import FunctionTool, tool
+from kaizen.tools import FunctionTool
 from pydantic import Field
 
 from kaizen_tools._files import Files
+from kaizen_tools._placed import placed
 from kaizen_tools._roots import Roots, kind_of
 from kaizen_tools._search import Search
 from kaizen_tools._settings import ToolsSettings
@@ -42,22 +43,25 @@ class FileTools:
         """Return the tools by name."""
         looks: dict[str, Any] = {**self._options, "danger": "safe", "reads": True}
         reads: dict[str, Any] = {**self._options, "danger": "low"}
+        edits: dict[str, Any] = {**self._options, "danger": "medium", "reads": True}
         replaces: dict[str, Any] = {**self._options, "reads": False, "idempotent": True}
         return {
-            "list_directory": tool(self.list_directory, **looks),
-            "file_exists": tool(self.file_exists, **looks),
-            "search_files": tool(self.search_files, **reads),
-            "grep": tool(self.grep, **reads),
-            "read_file": tool(self.read_file, **reads),
-            "write_file": tool(self.write_file, danger="medium", **replaces),
-            "edit_file": tool(self.edit_file, danger="medium", reads=True, **self._options),
-            "delete_file": tool(self.delete_file, danger="high", **replaces),
+            "list_directory": placed(self.list_directory, **looks),
+            "file_exists": placed(self.file_exists, **looks),
+            "search_files": placed(self.search_files, **reads),
+            "grep": placed(self.grep, **reads),
+            "read_file": placed(self.read_file, **reads),
+            "write_file": placed(self.write_file, danger="medium", **replaces),
+            "edit_file": placed(self.edit_file, **edits),
+            "delete_file": placed(self.delete_file, danger="high", **replaces),
         }
 
     @property
     def _options(self) -> dict[str, Any]:
         return {
             "category": "file",
+            "directory": self._roots.base,
+            "elsewhere": self._roots.elsewhere,
             "timeout_s": self._timeout_s,
             "max_output_chars": self._max_chars,
         }

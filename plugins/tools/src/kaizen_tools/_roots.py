@@ -140,6 +140,19 @@ class Roots:
         return iter(self._roots)
 
     @property
+    def base(self) -> str:
+        """The absolute path of what relative paths are relative to."""
+        return str(self._directory)
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The roots that are not below that; "." is all of them, too."""
+        base = _parts(os.path.realpath(self._directory))
+        return tuple(
+            each.path for each in self._roots if each.real_parts[: len(base)] != base
+        )
+
+    @property
     def labels(self) -> str:
         """The roots as a model calls them, for messages."""
         names = [repr(root.label) for root in self._roots[:10]]
