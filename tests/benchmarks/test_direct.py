@@ -124,7 +124,7 @@ def test_a_call(table: Table, url: str) -> None:
                 assert len(found) > 60
 
             async def our_stream() -> None:
-                assert len([piece async for piece in provider.stream(REQUEST)]) == 61
+                assert len([piece async for piece in provider.stream(REQUEST)]) >= 61
 
             subjects = {
                 "raw": awaited(raw),

@@ -141,7 +141,7 @@ async def calls(url: str) -> dict[str, list[float]]:
             assert len([chunk async for chunk in stream]) > 60
 
         async def our_stream() -> None:
-            assert len([piece async for piece in provider.stream(REQUEST)]) == 61
+            assert len([piece async for piece in provider.stream(REQUEST)]) >= 61
 
         subjects = {
             "bare": awaited(bare),

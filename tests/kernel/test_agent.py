@@ -498,6 +498,24 @@ async def test_a_model_that_never_stops_asking_does_not_converge(
     assert caught.value.code == "AGENT_005"
 
 
+async def test_what_does_not_converge_counts_turns_and_not_requests(
+    kernel: Kernel, model: ScriptedModel
+) -> None:
+    class Cautious:
+        @hookimpl
+        async def wrap_model_call(self, request: Any, call_next: Any) -> Any:
+            await call_next(request)
+            return await call_next(request)
+
+    model.say(*[Call("add", {"a": 1, "b": 1})] * 6)
+    agent = BaseAgent(
+        {"max_cycles": 3}, Question, tools=[add], hooks=[Cautious()], kernel=kernel
+    )
+
+    with pytest.raises(ConvergenceError, match="no answer in 3 cycles"):
+        await agent.run(question="?")
+
+
 async def test_an_unsure_answer_is_asked_for_again(
     kernel: Kernel, model: ScriptedModel
 ) -> None:

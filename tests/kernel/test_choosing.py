@@ -97,7 +97,7 @@ async def answer_of(*plugins: object, config: Any = None, **kernel: Any) -> str:
 async def test_provider_and_model_may_be_one_word(
     config: dict[str, str], answer: str
 ) -> None:
-    plain = Offering("plain", openai={}, hub={}, route={"routes": True})
+    plain = Offering("plain", openai={}, hub={}, route={"routes": ["groq"]})
 
     assert await answer_of(plain, config=config) == answer
 
@@ -105,6 +105,52 @@ async def test_provider_and_model_may_be_one_word(
 async def test_without_a_route_an_unknown_provider_is_an_error() -> None:
     with pytest.raises(UnknownNameError, match="groq"):
         await answer_of(Offering(openai={}), config={"llm_provider": "groq", "model": "m"})
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config"),
+    [
+        ({}, {"llm_provider": "opanai"}),
+        ({}, {"llm_provider": "opanai/gpt"}),
+        ({}, {"llm_provider": "OpenAI", "model": "gpt"}),
+        ({}, {"model": "opanai/gpt"}),
+        ({"default_provider": "opanai"}, {}),
+        ({"default_provider": "opanai/gpt"}, {}),
+    ],
+)
+async def test_a_typo_is_no_route_and_the_name_that_was_meant_is_said(
+    kernel: dict[str, str], config: dict[str, str]
+) -> None:
+    plain = Offering("plain", openai={}, hub={}, route={"routes": ["groq", "xai"]})
+
+    with pytest.raises(UnknownNameError) as caught:
+        await answer_of(plain, config=config, **kernel)
+
+    assert "Did you mean 'openai'?" in str(caught.value)
+    assert "Known: hub, openai, route." in str(caught.value)
+    assert "'route' takes 2 other names." in str(caught.value)
+
+
+async def test_a_route_may_be_what_was_meant() -> None:
+    names = {"groq", "mistral", *(f"other{i}" for i in range(99))}
+    plain = Offering("plain", openai={}, route={"routes": names})
+
+    for config in ({"llm_provider": "gorq", "model": "m"}, {"llm_provider": "Groq/m"}):
+        with pytest.raises(UnknownNameError) as caught:
+            await answer_of(plain, config=config)
+        assert "Did you mean 'groq'?" in str(caught.value)
+        assert caught.value.known == ("groq", "openai", "route")
+
+
+async def test_a_models_name_with_a_slash_is_no_typo() -> None:
+    def here() -> bool:
+        return True
+
+    found: dict[str, Any] = {"preference": 1, "available": here}
+    plain = Offering("plain", ollama=found, route={"routes": ["ai21", "meta_llama"]})
+
+    for model in ("ai/smollm2", "hf.co/meta/llama"):
+        assert await answer_of(plain, config={"model": model}) == f"plain ollama: {model}"
 
 
 async def test_the_kernels_default_may_be_one_word_as_well() -> None:
@@ -117,8 +163,8 @@ async def test_the_kernels_default_may_be_one_word_as_well() -> None:
     )
 
 
-async def test_the_default_provider_goes_before_who_takes_every_name() -> None:
-    plain = Offering("plain", hub={}, openai={}, route={"routes": True})
+async def test_the_default_provider_goes_before_who_takes_a_name() -> None:
+    plain = Offering("plain", hub={}, openai={}, route={"routes": ["meta"]})
 
     for model, answer in (
         ("meta/llama", "plain hub: meta/llama"),

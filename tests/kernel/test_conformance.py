@@ -737,6 +737,16 @@ class FoundlingStore(MemoryCheckpointStore):
         self._records[new_run_id] = replace(self._records[new_run_id], agent_id="")
 
 
+class ForgetfulLineStore(MemoryCheckpointStore):
+    """Knows whose run a fork is, but not that of a fork of a fork."""
+
+    async def fork(self, run_id: str, *, length: int, new_run_id: str) -> None:
+        await super().fork(run_id, length=length, new_run_id=new_run_id)
+        if self._records[run_id].forked_from is not None:
+            record = self._records[new_run_id]
+            self._records[new_run_id] = replace(record, agent_id="")
+
+
 class ShallowStore(MemoryCheckpointStore):
     """A fork has its parent's entries, but not those of its grandparent."""
 
@@ -1054,6 +1064,10 @@ BROKEN += [
         ("test_a_fork_says_where_it_comes_from", OrphaningStore),
         ("test_a_fork_may_belong_to_another_agent", DynasticStore),
         ("test_a_fork_belongs_to_the_agent_of_its_past", FoundlingStore),
+        (
+            "test_forks_of_forks_belong_to_the_agent_with_whom_it_began",
+            ForgetfulLineStore,
+        ),
         ("test_runs_are_listed_last_updated_first", UnsortedStore),
         ("test_a_run_is_known_by_its_agent_and_its_status", NamelessStore),
         ("test_a_run_is_known_by_the_run_that_started_it", ParentlessStore),

@@ -563,6 +563,7 @@ class Model:
             "marks": [],
             "steered": [],
             "cycles": 0,
+            "turns": 0,
             "tool_calls": 0,
             "closed": {},
             "answers": {},
@@ -639,10 +640,12 @@ class Model:
 
     def model_requested(self, entry: ModelRequested, now: dict[str, Any]) -> None:
         now["cycles"] += 1
+        now["turns"] = entry.cycle
         now["closed"] = {}
         now["messages"] = [(*each[:3], False) for each in now["messages"]]
 
     def model_replied(self, entry: ModelReplied, now: dict[str, Any]) -> None:
+        now["turns"] = entry.cycle
         now["closed"] = {}
         now["messages"] = [(*each[:3], False) for each in now["messages"]]
         now["messages"].append((entry.message.role, entry.message.text, "", False))

@@ -10,14 +10,24 @@ from typing import Any
 
 import anyio
 import pytest
-from kaizen import Kernel, PluginSettings, Provider, Registry, Tool, hookimpl
+from kaizen import (
+    BaseAgent,
+    Kernel,
+    PluginSettings,
+    Provider,
+    Registry,
+    Tool,
+    hookimpl,
+)
 from kaizen.errors import (
+    AgentCreationError,
     ConfigurationError,
     HookRegistrationError,
     InitializationError,
     PluginError,
     UnknownNameError,
 )
+from kaizen.testing import ModelPlugin, ScriptedModel
 from pydantic import Field, SecretStr
 
 pytestmark = pytest.mark.anyio
@@ -718,6 +728,38 @@ async def test_ids_go_on_after_a_new_start_and_leave_out_those_that_were_claimed
         assert kernel.default_agent_id("x") == "x-3"
         kernel.claim_agent_id("y")
         assert kernel.default_agent_id("y") == "y-2"
+
+
+async def test_agents_have_the_same_ids_in_whatever_order_they_first_run() -> None:
+    ids = []
+    for order in ((0, 1, 2), (2, 1, 0)):
+        async with alone(plugins=[ModelPlugin(ScriptedModel("a", "a", "a"))]) as kernel:
+            config = {"llm_provider": "scripted"}
+            agents = [
+                BaseAgent(config, "question -> answer", kernel=kernel) for _ in range(3)
+            ]
+            for each in order:
+                await agents[each].run(question="?")
+            ids.append([each.agent_id for each in agents])
+
+    assert ids[0] == ids[1] == ["QuestionAnswer", "QuestionAnswer-2", "QuestionAnswer-3"]
+
+
+@pytest.mark.parametrize("chosen", ["QuestionAnswer", "QuestionAnswer-2"])
+async def test_nobody_can_choose_an_id_that_another_agent_has_by_default(
+    chosen: str,
+) -> None:
+    async with alone() as kernel:
+        for _ in range(2):
+            BaseAgent(signature="question -> answer", kernel=kernel)
+
+        with pytest.raises(AgentCreationError, match="choose another"):
+            BaseAgent(signature="question -> answer", kernel=kernel, agent_id=chosen)
+        for _ in range(2):
+            made = BaseAgent(
+                signature="question -> answer", kernel=kernel, agent_id="QuestionAnswer-3"
+            )
+            assert made.agent_id == "QuestionAnswer-3"
 
 
 async def test_an_error_inside_an_error_reads_as_one_sentence() -> None:

@@ -239,6 +239,43 @@ class World:
         return fold(await read_log(self.store, run_id))
 
 
+async def cut_off_and_changed(*, then: bool, now: bool) -> list[str]:
+    """Cut a call off, change what its tool says of itself, resume; return its effects."""
+    world = World(None, ("act",), "the answer")
+    effects: list[str] = []
+
+    def act(idempotent: bool) -> FunctionTool:
+        @tool(danger="low", writes=True, idempotent=idempotent)
+        async def act() -> str:
+            """Act."""
+            effects.append("acted")
+            if len(effects) == 1:
+                current_run().interrupt(IMMEDIATE)
+                await anyio.sleep_forever()
+            return "done"
+
+        return act
+
+    world._own_tools = [act(then)]
+    run_id = await world.stopped()
+    world._own_tools = [act(now)]
+    await world.resume(run_id)
+    return effects
+
+
+async def test_a_call_is_repeated_if_its_tool_says_then_and_now_that_this_is_harmless() -> (
+    None
+):
+    assert await cut_off_and_changed(then=True, now=True) == ["acted", "acted"]
+    with pytest.raises(OutcomeUnknownError, match="which has changed since"):
+        await cut_off_and_changed(then=True, now=False)
+    with pytest.raises(OutcomeUnknownError, match="which has changed since"):
+        await cut_off_and_changed(then=False, now=True)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await cut_off_and_changed(then=False, now=False)
+    assert "changed" not in str(caught.value)
+
+
 def shape(messages: Sequence[Message]) -> Shape:
     """A conversation, but for the order of the results of one turn. Checks it, too."""
     shapes: Shape = []

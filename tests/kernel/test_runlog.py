@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import anyio
@@ -275,6 +276,25 @@ def test_the_fold_says_what_happened() -> None:
     assert state.cost_usd == Decimal("0.030")
     assert (state.cycles, state.tool_calls) == (1, 2)
     assert (state.status, state.outputs, state.error) == ("failed", {"x": 1}, "E: no")
+
+
+def test_a_turn_counts_once_however_often_a_model_was_asked() -> None:
+    asked = partial(ModelRequested, at=0.0, provider="p", model="m")
+    replied = partial(
+        ModelReplied,
+        at=0.0,
+        message=Message(role="assistant", content="x"),
+        usage=Usage(),
+        cost_usd=None,
+        finish_reason="stop",
+        model="m",
+    )
+
+    asked_twice = [asked(seq=0, cycle=1), asked(seq=1, cycle=1), replied(seq=2, cycle=1)]
+    from_a_cache = [*asked_twice, replied(seq=3, cycle=2, cached=True)]
+
+    assert (fold(asked_twice).cycles, fold(asked_twice).turns) == (2, 1)
+    assert (fold(from_a_cache).cycles, fold(from_a_cache).turns) == (2, 2)
 
 
 def test_the_fold_of_nothing_has_consumed_nothing() -> None:

@@ -263,7 +263,7 @@ class _Shelf:
                 log = next(iter(self.due))
                 del self.due[log]
                 log.due = False
-                await _reported(log, log.flush())
+                await _reported(log, log.flush(), again=log.troubled)
                 self.learn(log)
                 if log.over and log not in self.due:  # it may have ended meanwhile
                     await self._keeper.let_go(log)
@@ -300,11 +300,19 @@ def _given_up(log: RunLog) -> ClaimLostError:
     )
 
 
-async def _reported(log: RunLog, work: Awaitable[None]) -> None:
-    """Do what nobody waits for; what a run has to know of it, its log tells it."""
+async def _reported(log: RunLog, work: Awaitable[None], *, again: bool = False) -> None:
+    """Do what nobody waits for; what a run has to know of it, its log tells it.
+
+    Args:
+        log: The log of the run.
+        work: What is done.
+        again: Whether it failed before, and was told.
+    """
     try:
         await work
     except CheckpointError as error:
+        if again:
+            return
         _LOG.warning("run %s is not kept: %s", log.run_id, error)
     except Exception:  # noqa: BLE001 - a store of a stranger
         _LOG.exception("run %s is not kept", log.run_id)

@@ -159,11 +159,13 @@ def reopen(run: Run) -> None:
     run.log.append(Resumed(seq=len(run.log.entries), at=time(), owner=owner))
     cut_off = list(run.state.pending.values())
     undecided = [
-        each for each in cut_off if not each.idempotent and _decision(run, each) is None
+        each
+        for each in cut_off
+        if not _is_harmless(run, each) and _decision(run, each) is None
     ]
     if undecided:
         raise OutcomeUnknownError(
-            ", ".join(f"call {each.call_id!r} of {each.name!r}" for each in undecided),
+            ", ".join(_told_of(run, each) for each in undecided),
             f"of run {run.id!r} may have had its effect",
             "Find out, then resume with a decision: 'repeat' if it did nothing, 'done' if "
             "it did its work, 'skip' to go on without it.",
@@ -175,6 +177,19 @@ def reopen(run: Run) -> None:
             _settle(run, each, decision)
 
 
+def _is_harmless(run: Run, call: ToolIntended) -> bool:
+    """Whether a call may just be repeated: the tool says so, and said so at that time."""
+    spec = run.plan.spec_of.get(call.name)
+    return call.idempotent and (spec is None or spec.effect.idempotent)
+
+
+def _told_of(run: Run, call: ToolIntended) -> str:
+    told = f"call {call.call_id!r} of {call.name!r}"
+    known = run.plan.definitions.get(call.name, call.definition)
+    changed = bool(call.definition) and call.definition != known
+    return f"{told} (which has changed since)" if changed else told
+
+
 def _decision(run: Run, call: ToolIntended) -> Decision | None:
     """Return what the caller who resumed the run decided about a call.
 
@@ -182,7 +197,7 @@ def _decision(run: Run, call: ToolIntended) -> Decision | None:
     """
     decisions = run.decisions
     if not isinstance(decisions, Mapping):
-        return None if call.idempotent else decisions
+        return None if _is_harmless(run, call) else decisions
     return decisions.get(f"{run.id}:{call.call_id}") or decisions.get(call.call_id)
 
 
@@ -432,6 +447,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
             grant=call.grant.by if call.grant else "",
             in_history=call.cycle > 0,
             approval=approval,
+            definition=plan.definitions.get(call.name, ""),
         )
     )
     if plan.keeping is not None and log.must_wait():

@@ -56,7 +56,14 @@ from kaizen.run import MAX_DEPTH, Decision, Plan, Run, running
 from kaizen.runlog import ChildStarted, Marked, RunEnded, RunLog, RunStarted, history
 from kaizen.signatures import Signature, SignatureCompiler, SignatureParser
 from kaizen.strategies import MultiCycle, SingleShot
-from kaizen.tools import Tool, ToolResult, ToolSpec, select, undeclared
+from kaizen.tools import (
+    Tool,
+    ToolResult,
+    ToolSpec,
+    definition_digest,
+    select,
+    undeclared,
+)
 
 if TYPE_CHECKING:
     from kaizen.kernel import Kernel
@@ -168,7 +175,7 @@ class BaseAgent:
         keep(self, "control_protocol", control_protocol)
         keep(self, "_grants", frozenset(grants) if grants else _NONE)
         keep(self, "_name", name)
-        keep(self, "_identity", _Identity(agent_id))
+        keep(self, "_identity", _Identity(_own_id(kernel, agent_id, self.name)))
         keep(self, "_description", description)
         keep(self, "_plan", None)
         keep(self, "_session_id", "")
@@ -295,8 +302,8 @@ class BaseAgent:
 
         It goes on where it stopped, with the same id, history and account, and does nothing
         twice that is on record. A tool call that was cut off is repeated, with the same
-        idempotency key, if its tool declared that harmless; if not, somebody has to decide
-        what became of it. A run that was completed gives its result again.
+        idempotency key, if its tool declared that harmless, then and now; if not, somebody
+        has to decide what became of it. A run that was completed gives its result again.
 
         Args:
             checkpoint_id: The run, or one of its checkpoints. A checkpoint stands for its
@@ -694,7 +701,7 @@ class BaseAgent:
         first = self._plan is None or self._plan.kernel is not kernel
         if not self._identity.agent_id:
             self._identity.agent_id = kernel.default_agent_id(self.name)
-        elif first:
+        elif first and self._kernel is None:
             kernel.claim_agent_id(self._identity.agent_id)
         managers = (kernel.hooks, *self._hooks)
         config = self.config.over(kernel.config.agent_defaults)
@@ -744,6 +751,7 @@ class BaseAgent:
             keeping=keeping,
             tools=tools,
             spec_of=spec_of,
+            definitions={} if keeping is None else _definitions(spec_of),
             specs=specs,
             offered=frozenset(each.name for each in specs),
             output=_output_spec(signature, strict=native),
@@ -972,6 +980,16 @@ def _recorded_result(run: Run) -> Result:
     )
 
 
+def _own_id(kernel: Kernel | None, agent_id: str, name: str) -> str:
+    """Return the id of a new agent; without a kernel and an id it gets one when it runs."""
+    if kernel is None:
+        return agent_id
+    if not agent_id:
+        return kernel.default_agent_id(name)
+    kernel.choose_agent_id(agent_id)
+    return agent_id
+
+
 def _signature(
     agent: BaseAgent, source: type[Signature] | Signature | str | None
 ) -> type[Signature]:
@@ -1112,6 +1130,10 @@ def _refuse_misfits(
             "has a `min_confidence_threshold`, and its signature no output `confidence`",
             "Add the output, or leave the threshold out.",
         )
+
+
+def _definitions(spec_of: Mapping[str, ToolSpec]) -> dict[str, str]:
+    return {name: definition_digest(spec) for name, spec in spec_of.items()}
 
 
 def _output_spec(signature: Any, *, strict: bool) -> OutputSpec | None:

@@ -35,6 +35,7 @@ from kaizen.config import (
     refuse_idle_switches,
 )
 from kaizen.errors import (
+    AgentCreationError,
     ConfigurationError,
     HookRegistrationError,
     InitializationError,
@@ -283,8 +284,8 @@ class Kernel:
     def default_agent_id(self, name: str) -> str:
         """Return an id for an agent that has none: its name, numbered from the second.
 
-        The same program gives its agents the same ids each time it starts. Ids that were
-        claimed are left out.
+        Agents are numbered as they are made, so that the same program gives its agents the
+        same ids each time it starts. Ids that were claimed are left out.
         """
         while True:
             count = self._agent_names.get(name, 0) + 1
@@ -294,13 +295,34 @@ class Kernel:
                 return agent_id
 
     def claim_agent_id(self, agent_id: str) -> None:
-        """Keep an id that somebody chose from being given to an agent that has none.
+        """Keep an id that an agent has from being given to one that has none.
 
         The last ten thousand are remembered.
         """
         self._claimed_ids[agent_id] = None
         if len(self._claimed_ids) > MAX_CLAIMED_IDS:
             del self._claimed_ids[next(iter(self._claimed_ids))]
+
+    def choose_agent_id(self, agent_id: str) -> None:
+        """Claim an id that somebody chose.
+
+        Raises:
+            AgentCreationError: An agent without an id of its own has it already.
+        """
+        if agent_id not in self._claimed_ids and self._is_given(agent_id):
+            raise AgentCreationError(
+                f"the agent id {agent_id!r}",
+                "is that of an agent which was given none",
+                "Give that one an id as well, or choose another.",
+            )
+        self.claim_agent_id(agent_id)
+
+    def _is_given(self, agent_id: str) -> bool:
+        if agent_id in self._agent_names:
+            return True
+        name, _, number = agent_id.rpartition("-")
+        fits = number.isascii() and number.isdecimal() and len(number) < 10
+        return fits and 1 < int(number) <= self._agent_names.get(name, 0)
 
     def require_running(self) -> None:
         """Raise unless the kernel is running, and in this event loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from difflib import get_close_matches
 from inspect import isawaitable, iscoroutine
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,6 +17,8 @@ from kaizen.errors import ConfigurationError, UnknownNameError
 __all__ = ["Factory", "Offer", "Registry", "first_available"]
 
 LOOK_S = 1.0
+MEANT = 0.6  # how like a known name has to be to be what was meant
+TYPO = 0.8  # the same, for what need not be a name
 _LOG = logging.getLogger("kaizen")
 
 Port = TypeVar("Port")
@@ -34,7 +37,7 @@ class Offer:
         rank: Which offer of a name is taken, if there are several: the highest.
         available: Says whether it can be used right now, for those who choose none.
         preference: Which one is then taken first, the lowest; `None` is never taken so.
-        routes: Whether it takes `name/rest` for names that nobody else offers.
+        routes: Names that nobody else offers for which it takes `name/rest`.
     """
 
     port: type[Any]
@@ -45,7 +48,7 @@ class Offer:
     rank: int = 0
     available: Callable[[], bool | Awaitable[bool]] | None = None
     preference: int | None = None
-    routes: bool = False
+    routes: frozenset[str] = frozenset()
 
 
 class Registry:
@@ -66,7 +69,7 @@ class Registry:
         rank: int = 0,
         available: Callable[[], bool | Awaitable[bool]] | None = None,
         preference: int | None = None,
-        routes: bool = False,
+        routes: Iterable[str] = (),
     ) -> None:
         """Offer an implementation of a port.
 
@@ -82,7 +85,7 @@ class Registry:
                 key, for those who choose none. May be a coroutine function, which has a
                 second.
             preference: Which one is then taken first: the lowest.
-            routes: Whether it takes `name/rest` for names that nobody else offers.
+            routes: Names for which it takes `name/rest` where nobody else offers them.
 
         Raises:
             ConfigurationError: The name is taken by an offer of the same rank.
@@ -97,7 +100,7 @@ class Registry:
             rank=rank,
             available=available,
             preference=preference,
-            routes=routes,
+            routes=frozenset(routes),
         )
         known = taken.get(name)
         if known is not None and known.rank == rank:
@@ -139,8 +142,9 @@ class Registry:
         """Return which offer a choice leads to, and what of `rest` is left for it.
 
         `name/rest` may stand in either of the two. A name that nobody offers leads to
-        whoever takes such names, with the whole `name/rest`; if nobody does, the choice
-        comes back as it was.
+        whoever takes it, with the whole `name/rest`. If nobody does, the choice comes back
+        as it was: names of models have slashes, too. But if the name is nearly that of
+        somebody, it is taken for a name, so that whoever looks it up hears of the mistake.
         """
         offers = self._offers.get(port, {})
         if "/" in name and name not in offers and not rest:
@@ -151,8 +155,10 @@ class Registry:
         if name in offers or not (name or slash):
             return name, rest
         for offer in offers.values():
-            if offer.routes:
+            if (name or head) in offer.routes:
                 return offer.name, f"{name}/{rest}" if name and rest else name or rest
+        if not name and self._nearest(port, head, TYPO):
+            return head, tail
         return name, rest
 
     def names(self, port: type[Any]) -> tuple[str, ...]:
@@ -177,9 +183,35 @@ class Registry:
         try:
             return self._offers[port][name]
         except KeyError:
-            raise UnknownNameError(
-                _words(port), name, self.names(port), self.remedy(port, name)
-            ) from None
+            raise self.unknown(port, name) from None
+
+    def unknown(self, port: type[Any], name: str, remark: str = "") -> UnknownNameError:
+        """Return the error of a name that nobody offers; it lists those that are known.
+
+        Of names that somebody takes beside those that are offered, which may be hundreds,
+        it lists the one that may be meant, and counts the others.
+
+        Args:
+            remark: A sentence about where the name stands.
+        """
+        near = self._nearest(port, name, MEANT)
+        said = []
+        if near and not get_close_matches(name, near, n=1):  # they differ in case
+            said.append(f"Did you mean {near[0]!r}?")
+        said += [
+            f"{each.name!r} takes {len(each.routes)} other names."
+            for each in self.offers(port)
+            if each.routes
+        ]
+        known = {*self.names(port), *near}
+        remedy = " ".join(filter(None, [*said, remark, self.remedy(port, name)]))
+        return UnknownNameError(_words(port), name, known, remedy)
+
+    def _nearest(self, port: type[Any], name: str, likeness: float) -> list[str]:
+        """Return the name that may be meant, if there is one that is like it."""
+        offers = self._offers.get(port, {})
+        known = {*offers, *(name for each in offers.values() for name in each.routes)}
+        return get_close_matches(name.lower(), known, n=1, cutoff=likeness)
 
     def remedy(self, port: type[Any], name: str) -> str:
         """Say which distribution brings a name that nobody offers here."""

@@ -127,6 +127,7 @@ class Plan:
     Attributes:
         version: The hooks' version for which the operations were compiled.
         spec_of: What each tool said of itself when the plan was made; nothing else counts.
+        definitions: The digests of that, by the tools' names, if runs are kept.
         specs: What the model is offered.
         offered: The names of these.
         free: Tools that run without a grant for the call: harmless ones, and those that the
@@ -148,6 +149,7 @@ class Plan:
     keeping: Keeping | None
     tools: Mapping[str, Tool]
     spec_of: Mapping[str, ToolSpec]
+    definitions: Mapping[str, str]
     specs: tuple[ToolSpec, ...]
     offered: frozenset[str]
     output: OutputSpec | None
@@ -380,10 +382,11 @@ class Run:
         scope.deadline = min(scope.deadline, latest)
 
     def cancel(self, message: str = "cancelled") -> bool:
-        """Stop the run and every run inside it at once, for good.
+        """Stop the run and every run inside it at once.
 
-        The same as an immediate interrupt, but that the run ends as `cancelled`. May be
-        called from any thread.
+        The same as an immediate interrupt, but that the run ends as `cancelled`: nobody
+        waits for it to go on, though an explicit `resume` still can. May be called from any
+        thread.
 
         Returns:
             Whether the call changed anything.

@@ -118,6 +118,8 @@ class RunState:
             intended if it was begun; they are open again once the run goes on.
         steered: Messages for the model that have not joined the conversation yet.
         paused: Whether the run waits for somebody to let it go on.
+        cycles: Requests to the model, repeated ones included.
+        turns: Turns in which a model was asked or answered from a cache, each counted once.
     """
 
     __slots__ = (
@@ -141,6 +143,7 @@ class RunState:
         "status",
         "steered",
         "tool_calls",
+        "turns",
         "unknown",
         "used",
     )
@@ -165,6 +168,7 @@ class RunState:
         self._children: dict[str, ChildEnded] | None = None
         self._cost_usd: Decimal | None = None
         self.cycles = 0
+        self.turns = 0
         self.tool_calls = 0
         self.outputs: Mapping[str, Any] | None = None
         self.error = ""
@@ -420,6 +424,7 @@ class ModelRequested(Entry):
 
     def apply(self, state: RunState) -> None:
         state.cycles += 1
+        state.turns = self.cycle
         if state.closed:  # the conversation went on with these results
             state.closed = ()
 
@@ -446,6 +451,7 @@ class ModelReplied(Entry):
     def apply(self, state: RunState) -> None:
         if state.closed:  # as when it is asked; who answers from a cache asks nobody
             state.closed = ()
+        state.turns = self.cycle
         state.messages.append(self.message)
         for use in self.message.tool_uses:
             state.know(use.id)
@@ -505,6 +511,7 @@ class ToolIntended(Entry):
         idempotent: Whether the tool declared that a repeat is harmless.
         grant: Who allowed it, where it needed that.
         approval: The request that a person approved, which is used up by this entry.
+        definition: The digest of what the tool said of itself, or `""` if it is not known.
         in_history: Whether the model asked for it, so that its result is a message.
     """
 
@@ -519,6 +526,7 @@ class ToolIntended(Entry):
     grant: str = ""
     in_history: bool = True
     approval: str = ""
+    definition: str = ""
 
     def apply(self, state: RunState) -> None:
         state.pending[self.call_id] = self
@@ -1007,6 +1015,7 @@ class RunLog:
         "_stored",
         "_subscriptions",
         "_token",
+        "_told",
         "_unsure",
         "due",
         "entries",
@@ -1036,6 +1045,7 @@ class RunLog:
             self._claimed = False
             self._token: int | None = None
             self._problem: Exception | None = None
+            self._told = False
             self._lost: ClaimLostError | None = None
             self._locks: tuple[anyio.Lock, anyio.Lock] | None = None
 
@@ -1075,6 +1085,8 @@ class RunLog:
     async def settle(self) -> None:
         """Make every entry durable, or go on without if that is what the run does then.
 
+        That a run goes on so is told once, until it is kept again.
+
         Raises:
             ClaimLostError: The run is not carried out here any more, and must stop.
             CheckpointError: The store did not take the entries.
@@ -1086,7 +1098,13 @@ class RunLog:
         except Exception as error:
             if self._keeping is None or not self._keeping.go_on:
                 raise
-            _LOG.warning("run %s goes on, and is not kept: %s", self.run_id, error)
+            if not self._told:
+                self._told = True
+                _LOG.warning("run %s goes on, and is not kept: %s", self.run_id, error)
+        else:
+            if self._keeping is not None and self._told:
+                self._told = False
+                _LOG.warning("run %s is kept again, and nothing is missing", self.run_id)
 
     async def flush(self) -> None:
         """Make every entry durable, whatever the run demands; without a store, at once.

@@ -100,6 +100,6 @@ def _confidence(outputs: Mapping[str, Any]) -> float:
 def _not_converged(run: Run, config: AgentConfig) -> ConvergenceError:
     return ConvergenceError(
         f"run {run.id!r} of agent {run.agent_id!r}",
-        f"reached no answer in {run.state.cycles} cycles",
+        f"reached no answer in {run._cycle} cycles",
         f"Raise `max_cycles` (now {config.max_cycles}), or make the task smaller.",
     )

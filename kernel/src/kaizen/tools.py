@@ -48,6 +48,7 @@ __all__ = [
     "ToolResult",
     "ToolSpec",
     "action_digest",
+    "definition_digest",
     "tool",
 ]
 
@@ -259,6 +260,15 @@ class ToolCall:
         return replace(self, grant=Grant(by=by, reason=reason, approval=approval))
 
 
+def definition_digest(spec: ToolSpec) -> str:
+    """Return what changes with everything that a tool says of itself.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits, of JSON with sorted keys.
+    """
+    return _digest({"tool": spec.name, **_definition(spec)})
+
+
 def action_digest(call: ToolCall, principal: str = "") -> str:
     """Return what an approval of a call is bound to.
 
@@ -273,18 +283,28 @@ def action_digest(call: ToolCall, principal: str = "") -> str:
         `sha256:` and 64 hexadecimal digits, of JSON with sorted keys (RFC 8785 but for
         the spelling of floats).
     """
-    spec, effect = call.spec, call.spec.effect
-    action = {
-        "tool": call.name,
+    return _digest(
+        {
+            "tool": call.name,
+            **_definition(call.spec),
+            "arguments": dict(call.arguments),
+            "run": call.run_id,
+            "call": call.id,
+            "principal": principal,
+        }
+    )
+
+
+def _definition(spec: ToolSpec) -> dict[str, Any]:
+    return {
         "description": spec.description,
         "parameters": spec.parameters,
-        "effect": [getattr(effect, each.name) for each in fields(effect)],
-        "arguments": dict(call.arguments),
-        "run": call.run_id,
-        "call": call.id,
-        "principal": principal,
+        "effect": [getattr(spec.effect, each.name) for each in fields(spec.effect)],
     }
-    body = dumps(action, sort_keys=True, separators=(",", ":"), default=dict)
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    body = dumps(about, sort_keys=True, separators=(",", ":"), default=dict)
     return f"sha256:{sha256(body.encode()).hexdigest()}"
 
 

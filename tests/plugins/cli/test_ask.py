@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Cli
 
 QUESTION = "When does the harbour open?"
+KEYED = ("--plugin", "sample_providers:Keyed")
 
 
 def test_the_answer_is_printed_with_its_sources_and_what_it_took(
@@ -119,6 +120,59 @@ def test_without_a_provider_offline_is_taken(kaizen: Cli, sample: tuple[str, ...
     assert shown.code == 1
     assert "'offline'" in shown.err
     assert "pip install kaizen-offline" in shown.err
+
+
+@pytest.mark.parametrize("default", ["", "sample"])
+def test_a_model_with_its_provider_is_asked_and_no_other(
+    kaizen: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: tuple[str, ...],
+    default: str,
+) -> None:
+    if default:
+        monkeypatch.setenv("KAIZEN_DEFAULT_PROVIDER", default)
+
+    shown = kaizen("ask", *sample, *KEYED, "-m", "keyed/big", QUESTION)
+
+    assert shown.code == 0
+    assert shown.out.startswith("I am big of keyed.\n")
+
+
+def test_of_a_model_alone_the_provider_is_found_as_for_any_agent(
+    kaizen: Cli, sample: tuple[str, ...]
+) -> None:
+    shown = kaizen("ask", *sample, *KEYED, "-m", "big", QUESTION)
+
+    assert shown.code == 0
+    assert shown.out.startswith("I am big of keyed.\n")
+
+
+def test_a_model_that_nobody_could_have_is_not_left_to_offline(
+    kaizen: Cli, sample: tuple[str, ...]
+) -> None:
+    for model in ("gpt-4o", "nosuch/gpt-4o"):
+        shown = kaizen("ask", *sample, "-m", model, QUESTION)
+
+        assert shown.code == 1
+        assert f"finds no provider for the model {model!r}" in shown.err
+        assert "`offline` has no models to choose from" in shown.err
+
+
+@pytest.mark.parametrize("named", ["default", "agent", "option"])
+def test_offline_is_asked_for_no_model(
+    kaizen: Cli, monkeypatch: pytest.MonkeyPatch, sample: tuple[str, ...], named: str
+) -> None:
+    option = ("-p", "offline") if named == "option" else ()
+    if named == "default":
+        monkeypatch.setenv("KAIZEN_DEFAULT_PROVIDER", "offline")
+    elif named == "agent":
+        monkeypatch.setenv("KAIZEN_AGENT__LLM_PROVIDER", "offline")
+
+    shown = kaizen("ask", *sample, *option, "-m", "gpt-4o", QUESTION)
+
+    assert shown.code == 1
+    assert "is to ask `offline`, which has no model 'gpt-4o'" in shown.err
+    assert "-m PROVIDER/MODEL" in shown.err
 
 
 def test_the_configured_provider_is_taken(

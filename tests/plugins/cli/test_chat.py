@@ -33,6 +33,28 @@ def talk(kaizen: Cli, sample: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) 
     return Talk(kaizen, sample, monkeypatch)
 
 
+def test_a_model_with_its_provider_is_asked_and_no_other(
+    kaizen: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in ("keyed/big", "big"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+
+        shown = kaizen("chat", "--plugin", "sample_providers:Keyed", "-m", model)
+
+        assert (shown.code, shown.out) == (0, "I am big of keyed.\n")
+
+
+def test_a_model_that_nobody_could_have_ends_it_before_it_begins(
+    kaizen: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("One\nTwo\n"))
+
+    shown = kaizen("chat", "-m", "gpt-4o")
+
+    assert shown.code == 1
+    assert shown.err.count("finds no provider for the model 'gpt-4o'") == 1
+
+
 def test_each_line_of_a_pipe_is_answered(talk: Talk) -> None:
     shown = talk("Hello\n\nGoodbye\n", "-m", "echo")
 

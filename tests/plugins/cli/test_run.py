@@ -104,6 +104,52 @@ def test_a_provider_on_the_command_line_is_stronger_than_the_agents(
         assert "'other' is unknown" in shown.err
 
 
+def test_a_model_alone_goes_to_the_provider_of_the_agent(
+    kaizen: Cli, sample: tuple[str, ...], declaration: Path
+) -> None:
+    keyed = ("--plugin", "sample_providers:Keyed")
+
+    shown = kaizen("run", *sample, *keyed, declaration, "question=Why?", "-m", "keyed/big")
+
+    assert "I read: question: Why?" in shown.out
+
+
+def test_a_model_says_who_answers_for_an_agent_that_names_nobody(
+    kaizen: Cli, sample: tuple[str, ...]
+) -> None:
+    Path("brief.toml").write_text('signature = "question -> answer"', encoding="utf-8")
+    keyed = ("--plugin", "sample_providers:Keyed")
+
+    shown = kaizen("run", *keyed, "brief.toml", "question=Why?", "-m", "keyed/big")
+    refused = kaizen("run", *sample, "brief.toml", "question=Why?", "-m", "gpt-4o")
+
+    assert shown.out == "I am big of keyed.\n"
+    assert refused.code == 1
+    assert "finds no provider for the model 'gpt-4o'" in refused.err
+
+
+def test_an_agent_that_names_only_a_model_is_not_left_to_offline(kaizen: Cli) -> None:
+    declared = 'signature = "question -> answer"\nmodel = "keyed/big"'
+    Path("brief.toml").write_text(declared, encoding="utf-8")
+    keyed = ("--plugin", "sample_providers:Keyed")
+
+    shown = kaizen("run", *keyed, "brief.toml", "question=Why?")
+
+    assert shown.out == "I am big of keyed.\n"
+
+
+def test_an_agent_that_names_offline_is_given_no_other_model(
+    kaizen: Cli, sample: tuple[str, ...]
+) -> None:
+    declared = 'signature = "question -> answer"\nprovider = "offline"'
+    Path("brief.toml").write_text(declared, encoding="utf-8")
+
+    shown = kaizen("run", *sample, "brief.toml", "question=Why?", "-m", "openai/gpt-4o")
+
+    assert shown.code == 1
+    assert "is to ask `offline`, which has no model 'openai/gpt-4o'" in shown.err
+
+
 def test_inputs_are_read_from_a_file_and_from_standard_input(
     kaizen: Cli,
     sample: tuple[str, ...],
@@ -206,9 +252,10 @@ agent = BaseAgent({{"llm_provider": "sample"}}, Count, kernel=kernel)
 """
     Path("own.py").write_text(code, encoding="utf-8")
 
-    shown = kaizen("run", "own.py", "text=one", "--json")
+    for options in ((), ("-m", "any")):
+        shown = kaizen("run", "own.py", "text=one", "--json", *options)
 
-    assert shown.json["outputs"]["count"] == 3
+        assert shown.json["outputs"]["count"] == 3
 
 
 def test_hostile_outputs_are_written_out(

@@ -40,6 +40,18 @@ def test_the_newest_run_comes_first_with_what_it_took(runs: Kept) -> None:
     assert shown.code == 0
 
 
+def test_turns_are_counted_once_however_often_a_model_was_asked(runs: Kept) -> None:
+    twice = ("--plugin", "sample_plugins:Twice")
+
+    done = runs("run", *twice, "mailer.py", "text=Hello")
+
+    (run,) = runs.listed()
+    assert "2 turns" in done.err
+    assert run["turns"] == 2
+    assert " 2 " in runs("runs", "list").out.splitlines()[1]
+    assert "turns 2 " in runs("runs", "show", run["run_id"]).out
+
+
 def test_on_a_terminal_each_run_has_one_line(
     runs: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:

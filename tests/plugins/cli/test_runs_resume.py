@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from kaizen.claims import new_owner
+from kaizen.ports import StoredEntry
+from kaizen.runlog import Noted, encode
 
 if TYPE_CHECKING:
     from tests.plugins.cli.conftest import Kept, Terminal
@@ -196,6 +199,51 @@ def test_a_run_that_another_process_carries_out_is_refused(runs: Kept) -> None:
 
     assert refused.code == 1
     assert f"[CHECKPOINT_001] run '{running}' is carried out by {owner}" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("already", [True, False], ids=["before", "meanwhile"])
+def test_who_comes_too_late_to_decide_is_told_that_another_process_does(
+    runs: Kept, monkeypatch: pytest.MonkeyPatch, already: bool
+) -> None:
+    crashed = runs.cut(runs.mailed(), "tool_intended")
+    read, owner = runs.store.read, runs.hold(crashed)
+    if not already:
+        runs.let_go(crashed)
+
+    async def overtaken(run_id: str, **part: int | None) -> Sequence[StoredEntry]:
+        entries = await read(run_id, **part)  # type: ignore[arg-type]
+        await runs.store.claim(run_id, owner=new_owner(), lease_s=60.0)
+        return entries
+
+    monkeypatch.setattr(runs.store, "read", read if already else overtaken)
+
+    refused = runs("runs", "resume", crashed, "mailer.py", "-d", "call_9=done")
+
+    assert refused.code == 1
+    assert f"[CHECKPOINT_001] run '{crashed}' is carried out by {owner}" in refused.err
+    assert "call_9" not in refused.err
+
+
+def test_who_comes_when_another_process_is_done_is_told_so(
+    runs: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashed = runs.cut(runs.mailed(), "tool_intended")
+    read = runs.store.read
+
+    async def overtaken(run_id: str, **part: int | None) -> Sequence[StoredEntry]:
+        entries = await read(run_id, **part)  # type: ignore[arg-type]
+        more = Noted(seq=len(entries), at=0.0, source="x", kind="y")
+        await runs.store.append(run_id, [encode(more)])
+        return [*entries, encode(more)]
+
+    monkeypatch.setattr(runs.store, "read", overtaken)
+
+    refused = runs("runs", "resume", crashed, "mailer.py", "-d", "call_9=done")
+
+    assert refused.code == 1
+    assert f"Another process has just gone on with run {crashed}" in refused.err
+    assert f"`kaizen runs show {crashed}`" in refused.err
     assert len(refused.err.splitlines()) == 1
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from math import inf, nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from kaizen import (
     Message,
     ModelDelta,
     ModelError,
+    ModelReply,
     ModelRequest,
     ModelRequestError,
     ModelSettings,
@@ -28,14 +31,16 @@ from kaizen import (
     ToolUse,
     create_structured_output_config,
 )
+from kaizen_direct import _provider
 from kaizen_direct._anthropic import AnthropicCodec, _plain
 from kaizen_direct._endpoints import PRESETS
+from kaizen_direct._provider import _Reader
 from kaizen_direct._wire import Prepared
 
 from tests.wire.script import Usage
 from tests.wire.server import Answer, Call, WireServer
 
-from .conftest import Opened, answered, asking, streamed
+from .conftest import Opened, Serving, answered, asking, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -333,6 +338,63 @@ async def test_reasoning_is_kept_apart_from_the_text(
     assert reply.reasoning == "Six times seven …"
 
 
+@each_way
+async def test_what_comes_behind_the_last_text_is_a_sign_of_life(
+    wire: WireServer, opened: Opened, way: str
+) -> None:
+    wire.say(Answer(chunks=["Hel", "lo"], between_s=0.05))
+
+    async with opened(way) as provider:
+        *deltas, reply = [each async for each in provider.stream(asking())]
+
+    shown = [each for each in deltas if each != ModelDelta()]
+    assert shown == [ModelDelta(text="Hel"), ModelDelta(text="lo")]
+    assert deltas[0] == shown[0]  # what comes before is not yet an answer
+    assert deltas[-1] == ModelDelta()
+    assert isinstance(reply, ModelReply)
+
+
+@pytest.mark.parametrize("way", ["openai", "anthropic"])
+async def test_an_answer_that_is_whole_does_not_wait_long_for_its_account(
+    wire: WireServer, opened: Opened, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_provider, "ACCOUNT_S", 0.02)
+    wire.say(Answer(chunks=["Hello"], between_s=0.3))
+
+    async with opened(way) as provider:
+        text, reply = await streamed(provider, asking())
+
+    assert text == reply.text == "Hello"
+    assert reply.finish_reason == "stop"
+    assert way == "anthropic" or reply.usage.output_tokens == 0  # it did not come in time
+
+
+async def test_the_end_is_passed_on_before_its_connection_is_waited_for(
+    serving: Serving, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ModelDelta | ModelReply | str] = []
+    drain = _Reader._drain
+
+    async def draining(reader: _Reader) -> None:
+        seen.append("waits")
+        await drain(reader)
+
+    monkeypatch.setattr(_Reader, "_drain", draining)
+    body = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
+        b"data: [DONE]\n\n"
+    )
+
+    async with opened("vllm", base_url=serving(body)) as provider:
+        async for piece in provider.stream(asking()):
+            seen += [piece]
+
+    assert seen[0] == ModelDelta(text="Hi")
+    assert seen[-2] == "waits"
+    assert isinstance(seen[-1], ModelReply)
+
+
 async def test_reasoning_is_streamed(wire: WireServer, opened: Opened) -> None:
     wire.say(Answer("42", thinking="Six times seven …"))
 
@@ -626,6 +688,22 @@ async def test_fields_that_only_we_can_fill_in_are_refused(opened: Opened) -> No
             await provider.complete(asking(settings=extra(messages=[])))
         with pytest.raises(ModelError, match="no JSON"):
             await provider.complete(asking(settings=extra(seed=object())))
+
+
+@each_way
+async def test_a_field_that_is_no_finite_number_is_refused_and_nothing_is_sent(
+    wire: WireServer, opened: Opened, way: str
+) -> None:
+    nested = MappingProxyType({"a": [1.5, {"b": nan}]})
+
+    async with opened(way) as provider:
+        for value in (nan, inf, -inf, nested):
+            for stream in (False, True):
+                request = asking(settings=extra(seed=7, mine=value))
+                with pytest.raises(ModelRequestError, match=r"'mine'.* not finite"):
+                    await answered(provider, request, stream=stream)
+
+    assert not wire.requests
 
 
 async def test_headers_of_the_settings_and_of_a_request_are_sent(

@@ -320,7 +320,7 @@ async def test_silence_ends_a_request_before_its_time(
 ) -> None:
     wire.say(Answer("Hello there", fault=Fault("hang_between", at=1)))
 
-    async with opened(settings={"idle_timeout_s": 0.1}) as provider:
+    async with opened(settings={"idle_timeout_s": 1}) as provider:
         error = await failing(provider, stream=True)
 
     assert type(error) is ModelTimeoutError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +19,6 @@ from kaizen.errors import CheckpointSaveError, StorageUnavailableError
 from kaizen.runlog import Continued, Noted, Paused, Steered
 from kaizen.testing import Call, MemoryCheckpointStore, ScriptedModel
 from kaizen_interrupts import RunControl
-from pydantic import ValidationError
 
 from .conftest import Running, Worker, ended
 
@@ -180,18 +180,53 @@ async def test_what_is_no_command_is_dropped_and_reported_without_being_quoted(
 
 async def test_a_sender_is_told_at_once_what_no_run_would_take() -> None:
     control = RunControl(MemoryCheckpointStore())
-    with pytest.raises(ValidationError):
-        await control.steer("run", "")
-    with pytest.raises(ValidationError):
-        await control.steer("run", "x" * 100_001)
-    with pytest.raises(ValidationError):
-        await control.interrupt("run", message="x" * 1_001)
-    with pytest.raises(ValueError, match="at most 1000 characters"):
-        await control.cancel("run", message="x" * 1_001)
     with pytest.raises(CheckpointSaveError):
         await control.pause("../run")
     with pytest.raises(ValueError, match="by has at most 100 characters, not 101"):
         RunControl(MemoryCheckpointStore(), by="x" * 101)
+
+
+TEXT: Any = 5
+
+
+@pytest.mark.parametrize(
+    ("use", "kind", "told"),
+    [
+        (lambda to: to.steer("run", ""), ValueError, "text has 1 to 100000 char.*, not 0"),
+        (
+            lambda to: to.steer("run", "x" * 100_001),
+            ValueError,
+            "text has 1 to 100000 characters, not 100001",
+        ),
+        (lambda to: to.steer("run", TEXT), TypeError, "text is a text, not 5"),
+        (
+            lambda to: to.interrupt("run", mode="zz"),
+            ValueError,
+            "mode is 'graceful' or 'immediate', not 'zz'",
+        ),
+        (
+            lambda to: to.interrupt("run", message="x" * 1_001),
+            ValueError,
+            "message has at most 1000 characters, not 1001",
+        ),
+        (
+            lambda to: to.cancel("run", message="x" * 1_001),
+            ValueError,
+            "message has at most 1000 characters, not 1001",
+        ),
+        (lambda to: to.cancel("run", message=TEXT), TypeError, "message is a text, not 5"),
+    ],
+)
+async def test_a_sender_is_told_which_argument_is_wrong_and_nothing_is_sent(
+    use: Callable[[RunControl], Awaitable[None]], kind: type[Exception], told: str
+) -> None:
+    store = MemoryCheckpointStore()
+
+    with pytest.raises(kind, match=f"^{told}$") as caught:
+        await use(RunControl(store))
+
+    assert caught.type is kind
+    assert list(await store.receive(["run"])) == []
 
 
 async def test_what_is_no_character_is_sent_as_a_question_mark() -> None:

@@ -511,3 +511,29 @@ async def test_an_answer_that_is_no_reason_in_the_middle_of_a_turn_is_a_failure(
 def test_a_limit_that_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="timeout_seconds is a number above 0"):
         TimeoutInterruptHandler(value)
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["after all", "plain"])
+async def test_a_handler_may_be_a_plain_function(
+    running: Running, model: ScriptedModel, wrapped: bool
+) -> None:
+    answers: list[InterruptReason | None] = [None, InterruptReason(message="enough")]
+
+    class Plain:
+        """Answers at once, or with something to await."""
+
+        def check_interrupt(self, context: Mapping[str, Any]) -> Any:
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            return self._later(answer) if wrapped else answer
+
+        async def _later(self, answer: InterruptReason | None) -> InterruptReason | None:
+            return answer
+
+    async with running(check_interval=3_600) as kernel:
+        (await default_manager(kernel)).add_handler(Plain())
+        worker = Worker(model, kernel, waits=False)
+        with pytest.raises(AgentInterrupted) as caught:
+            await worker.agent.run(question="?")
+
+    assert caught.value.reason.message == "enough"
+    assert worker.turns == 1

@@ -14,6 +14,7 @@ from kaizen import (
     ModelError,
     ModelFilterError,
     ModelRateLimitError,
+    ModelReply,
     ModelRequest,
     ModelRequestError,
     Provider,
@@ -95,6 +96,25 @@ async def test_a_stream_that_breaks_off_behind_its_end_is_whole(way: str) -> Non
             seen, reply = await streamed(provider, asking())
 
     assert (seen, reply.finish_reason) == ("all", "stop")
+
+
+async def test_what_comes_behind_the_last_text_is_a_sign_of_life() -> None:
+    """So that who watches for silence does not give an answer up that is whole."""
+    answer = events(
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "a"}),
+        chunk({"content": "ll"}),
+        chunk({}, "stop"),
+        DONE,
+    )
+
+    with RawServer(answer) as server:
+        async with asked_at(server, "openai") as provider:
+            *deltas, reply = [each async for each in provider.stream(asking())]
+
+    assert [each.text for each in deltas if isinstance(each, ModelDelta)] == ["a", "ll", ""]
+    assert isinstance(reply, ModelReply)
+    assert reply.text == "all"
 
 
 async def test_an_end_of_which_the_last_line_is_missing_is_no_end() -> None:

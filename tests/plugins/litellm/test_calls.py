@@ -18,6 +18,7 @@ from kaizen import (
     Message,
     ModelDelta,
     ModelError,
+    ModelReply,
     ModelRequest,
     ModelSettings,
     OutputField,
@@ -135,13 +136,13 @@ async def test_a_model_calls_tools_at_once(
     wire: WireServer, opened: Opened, way: str, stream: bool
 ) -> None:
     calls = [Call("weather", {"city": "Köln"}), Call("weather", {"city": "Rom"})]
-    wire.say(Answer("" if way == "cohere" else "Let me look.", calls=calls))
+    wire.say(Answer("Let me look.", calls=calls))
 
     async with opened(way) as provider:
         reply = await answered(provider, asking(tools=(WEATHER,)), stream=stream)
 
     assert reply.finish_reason == "tool_calls"
-    assert reply.text == ("" if way == "cohere" else "Let me look.")
+    assert reply.text == "Let me look."
     assert [(use.name, arguments(use)) for use in reply.tool_uses] == [
         ("weather", {"city": "Köln"}),
         ("weather", {"city": "Rom"}),
@@ -295,13 +296,14 @@ async def test_usage_is_counted_with_what_was_cached_and_thought(
 
     usage = reply.usage
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (1, 1_000, 50)
-    if way != "cohere":
-        assert usage.cached_tokens == 900
+    assert usage.cached_tokens == 900
     if way not in ("cohere", "anthropic"):
         assert usage.reasoning_tokens == 30
 
 
-@pytest.mark.parametrize("way", ["azure_ai", "anthropic", "google", "ollama", "docker"])
+@pytest.mark.parametrize(
+    "way", ["azure_ai", "anthropic", "google", "ollama", "docker", "cohere"]
+)
 @both
 async def test_reasoning_is_kept_apart_from_the_text(
     wire: WireServer, opened: Opened, way: str, stream: bool
@@ -315,10 +317,33 @@ async def test_reasoning_is_kept_apart_from_the_text(
     assert reply.reasoning == "Six times seven …"
 
 
-async def test_reasoning_is_streamed(wire: WireServer, opened: Opened) -> None:
+@both
+async def test_cohere_drops_nothing_beside_tool_calls(
+    wire: WireServer, opened: Opened, stream: bool
+) -> None:
+    counted = Usage(input_tokens=1_000, output_tokens=50, cached_tokens=600)
+    call = Call("weather", {"city": "Rom"})
+    wire.say(Answer("Let me look.", calls=[call], thinking="Hm.", usage=counted))
+
+    async with opened("cohere") as provider:
+        request = asking(tools=(WEATHER,))
+        if stream:
+            first, reply = [each async for each in provider.stream(request)]
+            assert first == ModelDelta(text="Let me look.", reasoning="Hm.")
+        else:
+            reply = await provider.complete(request)
+
+    assert isinstance(reply, ModelReply)
+    assert (reply.text, reply.reasoning) == ("Let me look.", "Hm.")
+    assert (reply.usage.cached_tokens, reply.usage.input_tokens) == (600, 1_000)
+    assert [use.name for use in reply.tool_uses] == ["weather"]
+
+
+@pytest.mark.parametrize("way", ["anthropic", "cohere"])
+async def test_reasoning_is_streamed(wire: WireServer, opened: Opened, way: str) -> None:
     wire.say(Answer("42", thinking="Six times seven …"))
 
-    async with opened("anthropic") as provider:
+    async with opened(way) as provider:
         pieces = [each async for each in provider.stream(asking())]
 
     assert pieces[0] == ModelDelta(reasoning="Six times seven …")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ from kaizen import (
     ModelError,
     ModelReply,
     ModelRequest,
+    ModelRequestError,
     PluginError,
     Provider,
     Registry,
+    UnknownNameError,
     hookimpl,
 )
 from kaizen_litellm import LitellmPlugin, ProviderSettings
 from kaizen_litellm._keys import Keys
+from kaizen_litellm._names import ROUTES
 from kaizen_litellm._targets import PRESETS, Target, route_target, target
 
 from tests.wire.server import Fault, WireServer
@@ -57,6 +61,15 @@ async def test_nine_names_are_offered_and_every_other_route() -> None:
     }
     assert all(each.description for each in offers)
     assert [each.name for each in offers if each.routes] == ["litellm"]
+
+
+async def test_what_a_table_names_is_a_route_as_well() -> None:
+    providers: dict[str, Any] = {"openai": {}, "newcomer": {}}
+
+    async with kernel_for({"providers": providers}) as running:
+        offer = running.registry.find(Provider, "litellm")
+
+    assert offer.routes == ROUTES | {"newcomer"}
 
 
 @pytest.mark.parametrize(
@@ -308,7 +321,7 @@ async def test_the_key_of_openai_is_not_sent_to_a_route_without_a_key(
     assert not wire.requests
 
 
-@pytest.mark.parametrize("model", ["", "gpt-4o", "/x", "groq/"])
+@pytest.mark.parametrize("model", ["", "gpt-4o", "/x"])
 async def test_a_route_has_to_be_named(model: str) -> None:
     async with kernel_for() as running:
         provider = await running.get(Provider, "litellm")  # type: ignore[type-abstract]
@@ -316,8 +329,61 @@ async def test_a_route_has_to_be_named(model: str) -> None:
             await provider.complete(asking(model=model))
 
 
-async def test_what_litellm_does_not_know_is_a_request_that_fails() -> None:
+@pytest.mark.parametrize("model", ["groq", "groq/"])
+async def test_a_route_without_a_model_says_how_to_name_one(model: str) -> None:
+    async with kernel_for(environ={"GROQ_API_KEY": "k"}) as running:
+        agent = BaseAgent({"llm_provider": model}, "question -> answer", kernel=running)
+        with pytest.raises(ModelRequestError) as caught:
+            await agent.run(question="?")
+
+    assert "Name one as `groq/…`" in caught.value.remedy
+
+
+async def test_a_route_has_a_model_of_its_own_if_the_settings_name_one(
+    wire: WireServer,
+) -> None:
+    groq = {"base_url": wire.base_url("local"), "model": "llama"}
+
+    async with kernel_for({"providers": {"groq": groq}}, {"GROQ_API_KEY": "k"}) as running:
+        agent = BaseAgent({"llm_provider": "groq"}, "question -> answer", kernel=running)
+        with suppress(ModelError):
+            await agent.run(question="?")
+
+    assert [each.model for each in wire.requests] == ["llama"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config", "meant"),
+    [
+        ({}, {"llm_provider": "opanai"}, "openai"),
+        ({}, {"model": "opanai/gpt-4o"}, "openai"),
+        ({}, {"llm_provider": "OpenAI"}, "openai"),
+        ({}, {"llm_provider": "gorq", "model": "llama"}, "groq"),
+        ({}, {"model": "mistrall/large"}, "mistral"),
+        ({"KAIZEN_DEFAULT_PROVIDER": "opanai"}, {}, "openai"),
+    ],
+)
+async def test_a_typo_in_a_name_is_an_error_that_says_what_may_be_meant(
+    kernel: dict[str, str], config: dict[str, str], meant: str
+) -> None:
+    async with kernel_for(environ=kernel) as running:
+        agent = BaseAgent(config, "question -> answer", kernel=running)
+        with pytest.raises(UnknownNameError) as caught:
+            await agent.run(question="?")
+
+    assert f"Did you mean {meant!r}?" in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+async def test_a_typo_behind_the_plugins_own_name_is_one_as_well() -> None:
     async with kernel_for() as running:
+        provider = await running.get(Provider, "litellm")  # type: ignore[type-abstract]
+        with pytest.raises(ConfigurationError, match="Did you mean 'groq'"):
+            await provider.complete(asking(model="gorq/llama"))
+
+
+async def test_what_litellm_does_not_know_is_a_request_that_fails() -> None:
+    async with kernel_for({"providers": {"nosuchroute": {}}}) as running:
         provider = await running.get(Provider, "litellm")  # type: ignore[type-abstract]
         with pytest.raises(ModelError) as caught:
             await provider.complete(asking("secret prompt", model="nosuchroute/x"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from contextlib import suppress
 from functools import cache
@@ -18,6 +19,7 @@ from kaizen import (
 )
 from kaizen_litellm._call import CALL, Limits
 from kaizen_litellm._clients import Clients, SharedCache, SharedClient
+from kaizen_litellm._names import CLOUDS, OPEN, REFUSED, ROUTES, WITHOUT_RETRIES
 from kaizen_litellm._targets import PRESETS, route_target
 
 from tests.wire.script import FaultKind
@@ -41,26 +43,37 @@ SIGN_IN_ELSEWHERE = {
 }
 # What they are asked for is not an answer; to import what speaks it takes seconds.
 OTHERWISE = {"a2a"}
-REFUSED = [
-    "aiohttp_openai",
-    "amazon_nova",
-    "bytez",
-    "chatgpt",
-    "custom",
-    "github_copilot",
-    "lemonade",
-    "maritalk",
-    "nlp_cloud",
-    "ollama_chat",
-    "oobabooga",
-    "petals",
-    "replicate",
-    "sagemaker",
-    "text-completion-codestral",
-    "text-completion-inception",
-    "text-completion-openai",
-    "vllm",
-]
+# What litellm lists although it asks none of their models by our connections: they make
+# pictures, keep vectors or prompts, or are reached in a way that is not HTTP.
+NO_MODELS = {
+    "a2a_agent",
+    "auto_router",
+    "aws_polly",
+    "aws_textract",
+    "azure_speech",
+    "black_forest_labs",
+    "cursor",
+    "dotprompt",
+    "fal_ai",
+    "humanloop",
+    "langfuse",
+    "litellm_agent",
+    "manus",
+    "milvus",
+    "mongodb",
+    "nvidia_riva",
+    "pg_vector",
+    "recraft",
+    "reducto",
+    "runwayml",
+    "s3_vectors",
+    "stability",
+    "strands_decider",
+    "topaz",
+    "transcribe",
+    "typesafe",
+    "valkey",
+}
 
 
 async def loaded() -> Any:
@@ -70,16 +83,49 @@ async def loaded() -> Any:
     return litellm
 
 
-async def routes() -> list[str]:
-    """Return the routes that litellm has for models, but for those named above."""
+def names_in(litellm: Any) -> set[str]:
+    """Return all names that litellm has for providers."""
+    listed = {str(getattr(each, "value", each)) for each in litellm.provider_list}
+    return listed | set(litellm.JSONProviderRegistry.list_providers())
+
+
+async def test_the_routes_are_those_of_the_installed_litellm() -> None:
+    known = names_in(await loaded())
+
+    assert known - PRESETS.keys() - REFUSED - NO_MODELS == ROUTES
+    assert known >= REFUSED | NO_MODELS
+    assert not (REFUSED | NO_MODELS | PRESETS.keys()) & ROUTES
+    assert OPEN | CLOUDS | WITHOUT_RETRIES <= ROUTES
+    assert not OPEN & CLOUDS
+
+
+async def test_keys_are_looked_for_where_the_installed_litellm_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     litellm = await loaded()
-    found = {str(getattr(each, "value", each)) for each in litellm.provider_list}
-    named = []
-    for name in sorted(found - PRESETS.keys() - SIGN_IN_ELSEWHERE - OTHERWISE):
-        with suppress(litellm.BadRequestError):
-            litellm.get_llm_provider(f"{name}/m")
-            named.append(name)
-    return named
+    for name in [each for each in os.environ if each.endswith(("_KEY", "_TOKEN"))]:
+        monkeypatch.delenv(name)
+    files = litellm.JSONProviderRegistry
+
+    for route in sorted(ROUTES - CLOUDS):
+        wanted = set(litellm.validate_environment(model=f"{route}/m")["missing_keys"])
+        if files.exists(route):
+            wanted.add(files.get(route).api_key_env)
+        wanted = {each for each in wanted if not each.endswith("_BASE")}
+        assert wanted <= set(route_target(route, None).key_variables), route
+
+
+@pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier")
+async def test_the_routes_that_refuse_to_be_told_of_retries_are_known() -> None:
+    litellm = await loaded()
+    refusing = set()
+    for route in ROUTES:
+        try:
+            litellm.utils.get_optional_params("m", custom_llm_provider=route, max_retries=0)
+        except litellm.UnsupportedParamsError:
+            refusing.add(route)
+
+    assert refusing == WITHOUT_RETRIES
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["key", "no key"])
@@ -89,7 +135,7 @@ async def test_no_route_evades_our_connections_or_takes_the_key_of_another(
     monkeypatch.setenv("OPENAI_API_KEY", OPENAIS)
     # Each of a hundred providers reads the certificates of the system otherwise.
     monkeypatch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
-    names = await routes()
+    names = sorted(ROUTES - SIGN_IN_ELSEWHERE - OTHERWISE)
     more = {"api_key_env": "OWN"} if keyed else {}
     providers = {name: {"base_url": f"{wire.url}/routes/{name}", **more} for name in names}
     environ = {"OWN": "sk-own"} if keyed else {}
@@ -102,13 +148,14 @@ async def test_no_route_evades_our_connections_or_takes_the_key_of_another(
                 await answered(provider, request, stream=keyed)
 
     asked = {each.path.split("/")[2] for each in wire.requests}
-    assert len(asked) > (80 if keyed else 15)
+    assert len(asked) > (80 if keyed else 5)
+    assert keyed or asked <= OPEN | CLOUDS
     for each in wire.requests:
         assert each.headers["accept-encoding"] == "identity", each.path
         assert not any(OPENAIS in value for value in each.headers.values()), each.path
 
 
-@pytest.mark.parametrize("route", REFUSED)
+@pytest.mark.parametrize("route", sorted(REFUSED))
 async def test_a_route_that_would_be_asked_in_another_way_is_refused(
     wire: WireServer, route: str
 ) -> None:
@@ -123,7 +170,7 @@ async def test_a_route_that_would_be_asked_in_another_way_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["server_error", "reset"])
-@pytest.mark.parametrize("route", ["deepinfra", "groq", "zai"])
+@pytest.mark.parametrize("route", ["deepinfra", "gradient_ai", "groq", "zai"])
 async def test_a_route_is_asked_once(wire: WireServer, route: str, kind: FaultKind) -> None:
     providers = {route: {"base_url": wire.base_url("local"), "api_key_env": "OWN"}}
 
@@ -141,9 +188,11 @@ async def test_a_route_is_asked_once(wire: WireServer, route: str, kind: FaultKi
     ("route", "variables"),
     [
         ("groq", ("GROQ_API_KEY",)),
-        ("lm-studio", ("LM_STUDIO_API_KEY",)),
+        ("github", ("GITHUB_API_KEY",)),
+        ("ai21_chat", ("AI21_API_KEY",)),
+        ("custom_openai", ("CUSTOM_OPENAI_API_KEY",)),
         ("meta_llama", ("LLAMA_API_KEY",)),
-        ("together_ai", ("TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHERAI_API_KEY")),
+        ("voyage", ("VOYAGE_API_KEY", "VOYAGE_AI_API_KEY", "VOYAGE_AI_TOKEN")),
         ("vertex_ai", ()),
     ],
 )
@@ -181,6 +230,66 @@ async def test_the_key_of_a_route_is_read_from_dotenv(
         await provider.complete(asking(model=f"{route}/m"))
 
     assert wire.requests[-1].headers["authorization"] == f"Bearer {wire.key}"
+
+
+def keyed_routes() -> list[str]:
+    return sorted(ROUTES - OPEN - CLOUDS)
+
+
+async def test_a_route_that_needs_a_key_is_not_asked_without_one(wire: WireServer) -> None:
+    providers = {name: {"base_url": wire.base_url("local")} for name in keyed_routes()}
+
+    async with kernel_for({"providers": providers}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        for name in keyed_routes():
+            with pytest.raises(ModelAuthError) as caught:
+                await provider.complete(asking(model=f"{name}/m"))
+            variable = route_target(name, None).key_variables[0]
+            assert f"has no key: {variable}" in caught.value.problem
+            own = name in ("custom_openai", "litellm_proxy")
+            assert own or "https://" in caught.value.remedy
+
+    assert not wire.requests
+
+
+async def test_who_sends_headers_of_their_own_to_a_route_needs_no_key(
+    wire: WireServer,
+) -> None:
+    headers = {"authorization": f"Bearer {wire.key}"}
+    providers = {"deepseek": {"base_url": wire.base_url("local"), "headers": headers}}
+
+    async with kernel_for({"providers": providers}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        assert (await provider.complete(asking(model="deepseek/m"))).text
+
+
+@pytest.mark.parametrize("route", ["hosted_vllm", "llamafile", "lm_studio"])
+async def test_a_server_that_wants_a_key_after_all_says_that_there_is_none(
+    wire: WireServer, route: str
+) -> None:
+    wire.say(Fault("unauthorized"))
+    providers = {route: {"base_url": wire.base_url("local")}}
+
+    async with kernel_for({"providers": providers}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        with pytest.raises(ModelAuthError, match=f"has no key: {route.upper()}_API_KEY"):
+            await provider.complete(asking(model=f"{route}/m"))
+
+
+async def test_a_cloud_without_an_account_says_that_there_is_none(
+    wire: WireServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [each for each in os.environ if each.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    providers = {"bedrock": {"base_url": wire.url}}
+
+    async with kernel_for({"providers": providers}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        with pytest.raises(ModelAuthError, match=r"has no credentials.*BEDROCK, or"):
+            await provider.complete(asking(model="bedrock/anthropic.claude-3-haiku"))
 
 
 async def test_a_route_without_its_key_names_litellms_variable_for_it(

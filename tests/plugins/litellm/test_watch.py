@@ -111,6 +111,33 @@ def test_the_last_line_needs_no_end() -> None:
     assert watch.reason == "length"
 
 
+def test_the_plan_that_cohere_makes_before_a_call_is_a_thought() -> None:
+    whole, watch = Watch("cohere_chat"), Watch("cohere_chat")
+    plan = {"role": "assistant", "tool_plan": "I will look.", "tool_calls": [{}]}
+
+    whole.whole(json.dumps({"message": plan, "finish_reason": "TOOL_CALL"}).encode())
+    for piece in ("I will ", "look."):
+        delta = {"message": {"tool_plan": piece}}
+        watch.feed(event({"type": "tool-plan-delta", "delta": delta}))
+
+    assert (whole.thoughts(), whole.reason, whole.text) == (
+        "I will look.",
+        "tool_calls",
+        "",
+    )
+    assert (watch.thoughts(), watch.thoughts()) == ("I will look.", "")
+
+
+@pytest.mark.parametrize("content", [None, "text", [None, {"text": 1}], {"thinking": []}])
+def test_what_cohere_says_may_have_any_shape(content: Any) -> None:
+    watch = Watch("cohere_chat")
+
+    watch.whole(json.dumps({"message": {"content": content}}).encode())
+    watch.feed(event({"type": "m", "delta": {"message": {"content": content}}}))
+
+    assert (watch.text, watch.thoughts(), watch.is_bad) == ("", "", False)
+
+
 def test_of_a_provider_that_is_not_known_only_what_is_broken_is_seen() -> None:
     watch = Watch("")
 

@@ -12,6 +12,8 @@ from kaizen import (
     ModelCall,
     OutputField,
     Priority,
+    Provider,
+    Registry,
     Signature,
     ToolUse,
     hookimpl,
@@ -25,6 +27,7 @@ from kaizen.errors import (
     ModelOverloadedError,
     ModelQuotaError,
     ModelRequestError,
+    UnknownNameError,
 )
 from kaizen.messages import ModelDelta, ModelReply, ModelRequest
 from kaizen.run import current_run
@@ -451,6 +454,26 @@ async def test_a_fallback_that_nobody_offers_is_an_error_at_the_first_call(
     async with staging(Actor("Hello"), fallbacks=["nosuch/model"]) as stage:
         with pytest.raises(Exception, match=r"'nosuch' is unknown.*fallback"):
             await stage.agent().run(question="?")
+
+
+class RoutesPlugin:
+    """Takes names that nobody offers."""
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        registry.add(Provider, "router", Actor(name="router"), routes=["groq"])
+
+
+async def test_a_typo_in_a_fallback_is_no_route(staging: Staging) -> None:
+    routes = RoutesPlugin()
+
+    for fallback, meant in (("first2/m", "first"), ("gorq/m", "groq")):
+        async with staging(
+            Actor("Hello", name="first"), plugins=[routes], fallbacks=[fallback]
+        ) as stage:
+            agent = stage.agent({"llm_provider": "first"})
+            with pytest.raises(UnknownNameError, match=f"mean '{meant}'.*fallback"):
+                await agent.run(question="?")
 
 
 async def test_an_agent_has_a_chain_of_its_own_and_no_attempt_is_made_twice_over(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -630,6 +631,153 @@ async def test_an_entry_that_is_gone_is_told_with_its_place(path: Path) -> None:
                 await store.read("run")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "length = 1",
+        "length = 4",
+        "status = 'completed'",
+        "agent_id = 'mallory'",
+        "parent_id = 'mallory'",
+        "updated_at = 0.0",
+        "forked_from = 'mallory', forked_length = 1",
+        "checksum = checksum + 1",
+    ],
+)
+async def test_a_changed_row_of_a_run_is_told_by_whoever_would_go_by_it(
+    path: Path, change: str
+) -> None:
+    async with SqliteStorage(path) as store:
+        token = await store.claim("run", owner="a", lease_s=60)
+        await store.append("run", entries(0, 3), token=token)
+        await store.append("other", entries(0, 1))
+    with by_hand(path) as connection:
+        connection.execute(f"UPDATE run SET {change} WHERE run_id = 'run'")
+
+    async with SqliteStorage(path) as store:
+        for use in (
+            store.read("run"),
+            store.read("run", limit=1),
+            store.append("run", entries(1, 1), token=token),
+            store.append("run", entries(3, 1), token=token),
+            store.claim("run", owner="a", lease_s=60),
+            store.fork("run", length=1, new_run_id="branch"),
+        ):
+            with pytest.raises(CheckpointLoadError, match="run 'run' is damaged"):
+                await use
+        records = {each.run_id: each.status for each in await store.runs()}
+        assert records == {"run": "damaged", "other": "running"}
+        await store.claim("run", owner="a", lease_s=0)
+        await store.delete("run")
+        assert [each.run_id for each in await store.runs()] == ["other"]
+
+
+async def test_a_damaged_run_is_found_among_those_that_are_damaged(path: Path) -> None:
+    async with SqliteStorage(path) as store:
+        for run_id in ("run", "other"):
+            await store.append(run_id, entries(0, 1))
+    with by_hand(path) as connection:
+        connection.execute("UPDATE run SET status = 'lost' WHERE run_id = 'run'")
+
+    async with SqliteStorage(path) as store:
+        listed = {
+            status: [each.run_id for each in await store.runs(status=status)]
+            for status in ("damaged", "lost", "running")
+        }
+
+    assert listed == {"damaged": ["run"], "lost": [], "running": ["other"]}
+
+
+async def test_whatever_bit_of_the_row_of_a_run_is_flipped_it_is_as_it_was_or_damaged(
+    path: Path,
+) -> None:
+    async with SqliteStorage(path) as store:
+        await store.append("the-run", entries(0, 9))
+        (before,) = await store.runs()
+    whole = content(path)
+    start = whole.rindex(b"the-runrunning") - 12
+    told = 0
+
+    for place, bit in product(range(start, start + 48), range(8)):
+        write(path, whole)
+        flip(path, place, bit)
+        async with SqliteStorage(path) as store:
+            with damage() as found:
+                assert list(await store.read("the-run")) == entries(0, 9)
+            told += len(found)
+            with damage():
+                (listed,) = await store.runs()
+                assert listed == before or listed.status == "damaged"
+            with damage() as found:
+                await store.append("the-run", entries(9, 1))
+            assert "UNIQUE" not in str(found)
+    assert told > 48 * 4
+
+
+@contextmanager
+def damage() -> Iterator[list[CheckpointError]]:
+    """What a store says of what is not as it was, if it says so."""
+    told: list[CheckpointError] = []
+    try:
+        yield told
+    except CheckpointError as error:
+        told.append(error)
+
+
+async def test_an_entry_behind_the_end_of_a_run_is_told_and_not_written_over(
+    path: Path,
+) -> None:
+    async with SqliteStorage(path) as store:
+        await store.append("run", entries(0, 2))
+    with by_hand(path) as connection:
+        connection.execute(
+            "INSERT INTO entry SELECT log, 2, type, version, checksum, body FROM entry"
+            " WHERE seq = 1"
+        )
+
+    async with SqliteStorage(path) as store:
+        for use in (store.read("run"), store.append("run", entries(2, 1))):
+            with pytest.raises(CheckpointLoadError, match="entry 2 stands behind its end"):
+                await use
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_nobody_goes_on_from_a_run_that_lacks_its_end(path: Path, lost: int) -> None:
+    async with SqliteStorage(path) as store:
+        await store.append("run", entries(0, 3))
+    with by_hand(path) as connection:
+        connection.execute("DELETE FROM entry WHERE seq >= ?", (3 - lost,))
+
+    async with SqliteStorage(path) as store:
+        for use in (
+            store.append("run", entries(3, 1)),
+            store.claim("run", owner="a", lease_s=60),
+        ):
+            with pytest.raises(CheckpointLoadError, match=f"entry {3 - lost} .* missing"):
+                await use
+        await store.fork("run", length=3 - lost, new_run_id="branch")
+        assert list(await store.read("branch")) == entries(0, 3 - lost)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["log SET first = 1", "log SET parent = NULL", "described SET status = 'failed'"],
+)
+async def test_a_changed_past_is_told_by_the_forks_that_share_it(
+    path: Path, change: str
+) -> None:
+    started = encode(RunEnded(seq=0, at=0.0, status="completed"))
+    async with SqliteStorage(path) as store:
+        await store.append("run", [started, *entries(1, 2)])
+        await store.fork("run", length=2, new_run_id="branch")
+    with by_hand(path) as connection:
+        connection.execute(f"UPDATE {change}")
+
+    async with SqliteStorage(path) as store:
+        with pytest.raises(CheckpointLoadError, match="run 'branch' is damaged"):
+            await store.fork("branch", length=2, new_run_id="twig")
+
+
 async def test_whatever_byte_is_changed_a_log_is_read_as_it_was_or_not_at_all(
     path: Path,
 ) -> None:
@@ -671,12 +819,12 @@ async def test_a_file_that_is_malformed_is_told_with_the_run(path: Path) -> None
             await store.read("run")
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, place: int, bit: int = 2) -> None:
     with path.open("r+b") as file:
         file.seek(place)
         (byte,) = file.read(1)
         file.seek(place)
-        file.write(bytes([byte ^ 4]))
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 # Cancellation

@@ -511,6 +511,19 @@ async def test_an_ancestor_that_vanished_is_missed(tmp_path: Path) -> None:
         await store.read("branch")
 
 
+async def test_a_far_ancestor_that_vanished_hides_no_other_run(tmp_path: Path) -> None:
+    store = await written(tmp_path, noted(0, 2))
+    await store.fork("run", length=2, new_run_id="branch")
+    await store.append("branch", noted(2, 1))
+    await store.fork("branch", length=3, new_run_id="twig")
+    await store.append("other", noted(0, 1))
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    listed = {each.run_id: each.status for each in await store.runs()}
+
+    assert (listed["twig"], listed["other"]) == ("damaged", "running")
+
+
 async def test_what_unpacks_to_more_than_it_says_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

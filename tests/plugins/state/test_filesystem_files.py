@@ -306,6 +306,28 @@ async def test_a_run_of_which_forks_need_the_past_cannot_be_begun_again(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_in_a_long_line_of_forks_each_is_looked_at_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, forks = FilesystemStorage(tmp_path), 40
+    await store.append("run0", [started("run0", "alice")])
+    for seq in range(1, forks):
+        await store.fork(f"run{seq - 1}", length=seq, new_run_id=f"run{seq}")
+        await store.append(f"run{seq}", noted(seq, 1))
+    looks: list[str] = []
+
+    class Counted(_log.Log):
+        def __init__(self, folder: _files.Folder, run_id: str) -> None:
+            looks.append(run_id)
+            super().__init__(folder, run_id)
+
+    monkeypatch.setattr(_runs, "Log", Counted)
+
+    assert len(await store.runs(agent_id="alice")) == forks
+    assert len(looks) < 4 * forks
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("seed", range(6))
 async def test_records_are_what_the_entries_make_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -355,7 +377,9 @@ def some_entries(
     found = [random.choice(kinds)(seq + place) for place in range(random.randint(1, 4))]
     if run_id.startswith("fork") and is_new and random.random() < 0.7:
         forked = Forked(seq=seq, at=0.0, run_id=run_id, agent_id="", parent_run_id="a")
-        found[0] = encode(replace(forked, agent_id=f"agent of {run_id}"))
+        agent_id = random.choice(["", f"agent of {run_id}"])
+        parent_id = random.choice(["", "another"])
+        found[0] = encode(replace(forked, agent_id=agent_id, parent_id=parent_id))
     return found
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import anyio
@@ -619,6 +619,22 @@ class CheckpointStoreConformance:
         await store.append("twig", [encode(same)])
         listed = [each.run_id for each in await store.runs(agent_id="alice")]
         assert sorted(listed) == ["branch", "run", "twig"]
+
+    async def test_forks_of_forks_belong_to_the_agent_with_whom_it_began(
+        self, store: CheckpointStore
+    ) -> None:
+        ids = ("run", "branch", "twig", "leaf")
+        await store.append("run", [_started("run", "alice"), *_entries(1, 1)])
+        for length, (parent, child) in enumerate(pairwise(ids), 2):
+            await store.fork(parent, length=length, new_run_id=child)
+            forked = Forked(
+                seq=length, at=0.0, run_id=child, agent_id="", parent_run_id=parent
+            )
+            await store.append(child, [encode(forked)])
+        listed = await store.runs(agent_id="alice")
+        assert {each.run_id: each.status for each in listed} == dict.fromkeys(
+            ids, "running"
+        )
 
     async def test_a_fork_may_belong_to_another_agent(self, store: CheckpointStore) -> None:
         await store.append("run", [_started("run", "alice"), _ended(1)])

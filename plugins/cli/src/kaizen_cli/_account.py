@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kaizen.operations import Result
+from kaizen.run import Run
 
 __all__ = ["account", "summary"]
 
@@ -27,11 +28,13 @@ def account(result: Result) -> dict[str, Any]:
     }
 
 
-def summary(result: Result, *first: str) -> str:
-    """Return what a run took, in one line, and its id in another."""
+def summary(run: Run, *first: str) -> str:
+    """Return what a run took that has a result, in one line, and its id in another."""
+    result = run.result
+    assert result is not None
     parts = [
         *first,
-        _counted(result.cycles, "turn"),
+        _counted(run.state.turns, "turn"),
         _counted(result.tool_calls, "tool call"),
         _counted(result.usage.total_tokens, "token"),
         *([] if result.cost_usd is None else [f"${result.cost_usd.normalize():f}"]),

@@ -11,6 +11,7 @@ from kaizen.agent import BaseAgent, RunStream
 from kaizen.errors import ConfigurationError, UnknownNameError
 from kaizen.kernel import Kernel
 from kaizen.operations import Result
+from kaizen.run import Run
 from kaizen.signatures import InputField, OutputField, Signature
 from pydantic import BaseModel, Field
 
@@ -18,7 +19,7 @@ from kaizen_cli._account import account, summary
 from kaizen_cli._following import INTERRUPTED, follow, progress_for, stopped
 from kaizen_cli._options import Options
 from kaizen_cli._recorded import Recorded
-from kaizen_cli._session import Keep, own_settings, provider_config, session
+from kaizen_cli._session import Keep, answering, own_settings, session
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import shortened
@@ -78,9 +79,9 @@ def ask(
         keep: Keep = "never" if no_keep else "default"
         roots = paths or [Path()]
         async with session(options, terminal, roots=roots, keep=keep) as kernel:
-            agent = ask_agent(kernel, provider, model).bind(metadata=recorded.metadata)
+            agent = await ask_agent(kernel, provider, model)
             return await give_answer(
-                agent.stream(question=question),
+                agent.bind(metadata=recorded.metadata).stream(question=question),
                 terminal,
                 recorded,
                 verbose=verbose,
@@ -90,13 +91,11 @@ def ask(
     return anyio.run(main)
 
 
-def ask_agent(kernel: Kernel, provider: str | None, model: str) -> BaseAgent:
+async def ask_agent(kernel: Kernel, provider: str | None, model: str) -> BaseAgent:
     """Return the agent that answers from files."""
-    config = {
-        "max_cycles": own_settings(kernel).max_cycles,
-        **provider_config(kernel, provider, model),
-    }
-    return BaseAgent(config, Ask, tools=FILE_TOOLS, kernel=kernel, name="ask")
+    config = {"max_cycles": own_settings(kernel).max_cycles}
+    agent = BaseAgent(config, Ask, tools=FILE_TOOLS, kernel=kernel, name="ask")
+    return await answering(agent, provider, model)
 
 
 async def give_answer(
@@ -116,7 +115,7 @@ async def give_answer(
     if run.result is None:
         terminal.note(stopped(run, recorded, without="answer"), style="", fold=False)
         return INTERRUPTED
-    _show(terminal, run.inputs["question"], run.result, as_json=as_json)
+    _show(terminal, run, run.result, as_json=as_json)
     return 0
 
 
@@ -132,11 +131,11 @@ def file_tools_missing(error: UnknownNameError) -> ConfigurationError | None:
     )
 
 
-def _show(terminal: Terminal, question: str, result: Result, *, as_json: bool) -> None:
+def _show(terminal: Terminal, run: Run, result: Result, *, as_json: bool) -> None:
     sources: list[Source] = result["sources"]
     if as_json:
         answer: dict[str, Any] = {
-            "question": question,
+            "question": run.inputs["question"],
             "answer": result["answer"],
             "sources": [each.model_dump() for each in sources],
             "confidence": result["confidence"],
@@ -151,4 +150,4 @@ def _show(terminal: Terminal, question: str, result: Result, *, as_json: bool) -
         terminal.print(f"{shortened(each.path, 1_000)}:{each.line}", style="cyan", indent=2)
         terminal.print(shortened(each.quote, _MAX_QUOTE), indent=4)
     terminal.print()
-    terminal.print(summary(result, f"confidence {result['confidence']:.2f}"), style="dim")
+    terminal.print(summary(run, f"confidence {result['confidence']:.2f}"), style="dim")

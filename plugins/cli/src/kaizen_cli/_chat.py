@@ -26,8 +26,8 @@ from kaizen_cli._options import Options
 from kaizen_cli._recorded import Recorded
 from kaizen_cli._session import (
     Keep,
+    answering,
     own_settings,
-    provider_config,
     session,
     terminal_channel,
 )
@@ -81,16 +81,14 @@ def chat(
                 return conversation.hold()
 
 
-def chat_agent(
+async def chat_agent(
     kernel: Kernel, paths: Sequence[Path], provider: str | None, model: str
 ) -> BaseAgent:
     """Return the agent that talks; it has the file tools if there are paths to read."""
-    config = {
-        "max_cycles": own_settings(kernel).max_cycles,
-        **provider_config(kernel, provider, model),
-    }
+    config = {"max_cycles": own_settings(kernel).max_cycles}
     tools = FILE_TOOLS if paths else ()
-    return BaseAgent(config, Chat, tools=tools, kernel=kernel, name="chat")
+    agent = BaseAgent(config, Chat, tools=tools, kernel=kernel, name="chat")
+    return await answering(agent, provider, model)
 
 
 class _Conversation:

@@ -206,10 +206,14 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 provider_option = click.option(
-    "--provider", "-p", metavar="NAME", help="Who answers; by default `offline`."
+    "--provider", "-p", metavar="NAME", help="Who answers; `offline`, if no model is named."
 )
 model_option = click.option(
-    "--model", "-m", default="", metavar="NAME", help="Which of the provider's models."
+    "--model",
+    "-m",
+    default="",
+    metavar="NAME",
+    help="Which model; PROVIDER/MODEL also says whose.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 no_keep_option = click.option(
@@ -558,7 +562,7 @@ def steer_run(options: Options, run: str, text: str, as_json: bool) -> int:
 @runs.command("stop")
 @click.argument("run")
 @click.option("--now", is_flag=True, help="At once, not after the present turn.")
-@click.option("--cancel", is_flag=True, help="At once and for good.")
+@click.option("--cancel", is_flag=True, help="At once, to give it up.")
 @click.option("--message", metavar="TEXT", default="", help="Why, for the log.")
 @json_option
 @common()
@@ -566,7 +570,7 @@ def steer_run(options: Options, run: str, text: str, as_json: bool) -> int:
 def stop_run(options: Options, /, **given: Any) -> int:
     """Stop a run under way, after its turn.
 
-    `kaizen runs resume` lets it go on, unless it was stopped for good.
+    `kaizen runs resume` lets it go on.
     """
     from kaizen_cli import _control
 

@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias, cast
 import anyio
 import click
 from kaizen.agent import RunStream
+from kaizen.errors import ClaimLostError
+from kaizen.ports import RunRecord
 from kaizen.run import Decision
 from kaizen.runlog import ToolIntended
 
@@ -22,7 +24,14 @@ from kaizen_cli._chat import chat_agent
 from kaizen_cli._control import user
 from kaizen_cli._following import follow, progress_for
 from kaizen_cli._options import Options
-from kaizen_cli._overview import Overview, all_records, find, overview, undecided_in
+from kaizen_cli._overview import (
+    Overview,
+    all_records,
+    carried_out_by,
+    find,
+    overview,
+    undecided_in,
+)
 from kaizen_cli._recorded import Recorded
 from kaizen_cli._run import agent_on, give_outputs
 from kaizen_cli._session import session, store_session
@@ -51,7 +60,7 @@ def resume(
     """Let a run go on and print what it gives; return the exit code."""
     terminal = Terminal(options)
     words = [_word(each) for each in decisions]
-    found, calls = anyio.run(_look, options, terminal, run)
+    found, calls = anyio.run(_look, options, terminal, run, bool(words))
     _check_given(found, given)
     decided = _decided(found, calls, words)
     recorded = _recorded(found, given, options, provider, model)
@@ -70,14 +79,48 @@ def resume(
     return going.target(given[0], provider, model)
 
 
-async def _look(options: Options, terminal: Terminal, run: str) -> tuple[Overview, Calls]:
+async def _look(
+    options: Options, terminal: Terminal, run: str, deciding: bool
+) -> tuple[Overview, Calls]:
+    """Return what there is of a run, and the calls about which somebody has to decide.
+
+    Args:
+        deciding: Whether somebody does. What is said of that run then has to be true of it
+            now, and another process may have taken it up while its log was read.
+    """
     async with store_session(options, terminal) as store:
         records = await all_records(store)
         record, _ = find(records, run)
+        _check_free(record)
         found = await overview(store, record)
         if found.state is None:
             raise click.ClickException(f"Run {record.run_id} is damaged: {found.problem}")
-        return found, await undecided_in(store, records, found)
+        calls = await undecided_in(store, records, found)
+        if deciding:
+            now, _ = find(await all_records(store), record.run_id)
+            _check_free(now, length=record.length)
+        return found, calls
+
+
+def _check_free(record: RunRecord, *, length: int | None = None) -> None:
+    """Leave a run alone that another process carries out, or did since it had a length.
+
+    Raises:
+        ClaimLostError: Another process carries it out.
+        click.ClickException: Another process has written it.
+    """
+    run_id = record.run_id
+    if record.owner:
+        raise ClaimLostError(
+            f"run {run_id!r}",
+            f"is carried out by {carried_out_by(record)}",
+            "Wait for it, or stop it there; a crashed process lets go by itself.",
+        )
+    if length not in (None, record.length):
+        raise click.ClickException(
+            f"Another process has just gone on with run {run_id}. What became of it: "
+            f"`kaizen runs show {run_id}`."
+        )
 
 
 def _recorded(
@@ -208,7 +251,7 @@ class _Going:
             async with session(
                 self.options, self.terminal, roots=roots, keep="always"
             ) as kernel:
-                agent = (
+                agent = await (
                     ask_agent(kernel, provider, model)
                     if ask
                     else chat_agent(kernel, paths, provider, model)

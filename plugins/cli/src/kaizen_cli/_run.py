@@ -29,8 +29,8 @@ from kaizen_cli._following import (
 )
 from kaizen_cli._options import Options
 from kaizen_cli._recorded import Recorded
-from kaizen_cli._session import Keep, provider_config, session
-from kaizen_cli._targets import Declaration, Target, load, make_agent
+from kaizen_cli._session import Keep, answering, session
+from kaizen_cli._targets import Target, load, make_agent
 from kaizen_cli._terminal import Flow, Terminal
 from kaizen_cli._text import as_json as to_json
 from kaizen_cli._text import visible
@@ -91,13 +91,12 @@ async def agent_on(
     kernel: Kernel, found: Target, *, provider: str | None, model: str
 ) -> AsyncIterator[BaseAgent]:
     """Give the agent of a target, and keep the kernel running that it works on."""
-    chosen = _chosen(found, provider_config(kernel, provider, model), provider)
-    agent = make_agent(found, kernel, chosen)
+    agent = make_agent(found, kernel)
     if agent.kernel is None or agent.kernel.running:
-        yield agent
+        yield await answering(agent, provider, model)
         return
     async with agent.kernel:  # the agent was made with one of its own
-        yield agent
+        yield await answering(agent, provider, model)
 
 
 def give_outputs(
@@ -107,19 +106,8 @@ def give_outputs(
     if run.result is None:
         terminal.note(stopped(run, recorded, without="outputs"), style="", fold=False)
         return INTERRUPTED
-    signature = run.agent.signature
-    _show(terminal, signature, run.result, streamed=streamed, as_json=as_json)
+    _show(terminal, run, run.result, streamed=streamed, as_json=as_json)
     return 0
-
-
-def _chosen(found: Target, config: dict[str, Any], provider: str | None) -> dict[str, Any]:
-    """Let a target keep the provider that it names, unless another one was asked for."""
-    named = found.provider if isinstance(found, Declaration) else None
-    if isinstance(found, BaseAgent):
-        named = found.config.llm_provider
-    if named and provider is None:
-        config.pop("llm_provider", None)
-    return config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +197,7 @@ def _read_json(file: str) -> dict[str, Any]:
 
 def _show(
     terminal: Terminal,
-    signature: type[Signature],
+    run: Run,
     result: Result,
     *,
     streamed: bool,
@@ -221,14 +209,14 @@ def _show(
     if as_json:
         terminal.write(f"{to_json({'outputs': outputs, **account(result)})}\n")
         return
-    plain = SignatureCompiler().compile(signature).plain_text
+    plain = SignatureCompiler().compile(run.agent.signature).plain_text
     if streamed:
         terminal.write("\n")
     if plain and not streamed:
         terminal.print(next(iter(outputs.values())))
     if not plain:
         _show_table(terminal, outputs)
-    terminal.note(summary(result))
+    terminal.note(summary(run))
 
 
 def _show_table(terminal: Terminal, outputs: Mapping[str, Any]) -> None:

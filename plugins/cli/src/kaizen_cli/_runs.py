@@ -229,7 +229,7 @@ def _as_values(run: Overview) -> dict[str, Any]:
         "status": run.status,
         "waits_for": run.waits_for,
         "carried_out_by": carried_out_by(record),
-        "turns": state.cycles if state else None,
+        "turns": state.turns if state else None,
         "tool_calls": state.tool_calls if state else None,
         "cost_usd": None if cost is None else float(cost),
         "updated_at": when.isoformat() if when else None,
@@ -306,7 +306,7 @@ def _row(run: Overview, digits: int) -> dict[str, str]:
         "Run": run.run_id[:digits],
         "Agent": shortened(run.record.agent_id, _MAX_AGENT),
         "Status": run.status,
-        "Turns": str(state.cycles) if state else "?",
+        "Turns": str(state.turns) if state else "?",
         "Cost": "" if cost is None else f"${cost.normalize():f}",
         "When": when.astimezone().strftime("%Y-%m-%d %H:%M") if when else "?",
         "About": " · ".join(_gist_of(run)),
@@ -372,7 +372,7 @@ def _facts(run: Overview, inside: Sequence[RunRecord]) -> Iterator[str]:
     cost = state.cost_usd
     counted = [
         f"agent {record.agent_id}",
-        f"turns {state.cycles}",
+        f"turns {state.turns}",
         f"tool calls {state.tool_calls}",
         f"tokens {state.usage.total_tokens:,}",
         *([] if cost is None else [f"cost ${cost.normalize():f}"]),

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import entry_points
 from os import urandom
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 from kaizen.config import Sources, read_config
 from kaizen.errors import ConfigurationError
 from kaizen.kernel import Kernel
-from kaizen.ports import CheckpointStore
+from kaizen.ports import CheckpointStore, Provider
 
 from kaizen_cli._channel import TERMINAL, TerminalChannel, can_ask
 from kaizen_cli._options import Options
@@ -25,11 +25,14 @@ from kaizen_cli._plugin import CliPlugin, CliSettings
 from kaizen_cli._terminal import Terminal
 from kaizen_cli._trust import config_file
 
+if TYPE_CHECKING:
+    from kaizen.agent import BaseAgent
+
 __all__ = [
     "Keep",
+    "answering",
     "imported",
     "own_settings",
-    "provider_config",
     "session",
     "store_session",
     "terminal_channel",
@@ -44,6 +47,7 @@ _TOOLS = "tools"
 _PERMISSIONS = "permissions"
 _STORE = "sqlite"
 _ASKS = "control"
+_OFFLINE = "offline"
 
 
 @asynccontextmanager
@@ -145,16 +149,48 @@ def imported(place: str) -> Any:
     return found
 
 
-def provider_config(kernel: Kernel, provider: str | None, model: str) -> dict[str, Any]:
-    """Return who is to answer: who was named, else who is configured, else `offline`."""
-    config: dict[str, Any] = {}
-    if provider:
-        config["llm_provider"] = provider
-    elif not (kernel.config.default_provider or kernel.config.agent.get("llm_provider")):
-        config["llm_provider"] = "offline"
+async def answering(agent: BaseAgent, provider: str | None, model: str) -> BaseAgent:
+    """Return an agent that asks who is named on the command line, or else `offline`.
+
+    What the agent or the configuration names stands where the command line names nothing.
+    Where a model is named and no provider, the kernel finds one, as for any other agent.
+
+    Raises:
+        ConfigurationError: Nobody but `offline` could be asked for that model.
+    """
+    named: dict[str, Any] = {"llm_provider": provider, "model": model}
+    agent = agent.bind(**{name: value for name, value in named.items() if value})
+    kernel = agent.kernel
+    assert kernel is not None
+    config = agent.config.over(kernel.config.agent_defaults)
     if model:
-        config["model"] = model
-    return config
+        await _check_model(kernel, config.llm_provider or "", model)
+    elif not (config.llm_provider or config.model or kernel.config.default_provider):
+        return agent.bind(llm_provider=_OFFLINE)
+    return agent
+
+
+async def _check_model(kernel: Kernel, provider: str, model: str) -> None:
+    """Refuse a model where only `offline` is there, which would answer to any name."""
+    head, slash, _ = model.partition("/")
+    if not provider and slash and kernel.registry.offered(Provider, head):
+        provider = head
+    provider = provider or kernel.config.default_provider or ""
+    name, _ = kernel.registry.route(Provider, provider, model)
+    name = name or await kernel.available(Provider)
+    if not name:
+        raise ConfigurationError(
+            "the command",
+            f"finds no provider for the model {model!r}: no key is set, no local server "
+            "runs, and `offline` has no models to choose from",
+            "Set the key of a provider, or name no model: then `offline` answers.",
+        )
+    if name == _OFFLINE:
+        raise ConfigurationError(
+            "the command",
+            f"is to ask `{_OFFLINE}`, which has no model {model!r}",
+            "Say whose model it is, as `-m PROVIDER/MODEL` or with `-p`, or name none.",
+        )
 
 
 def own_settings(kernel: Kernel) -> CliSettings:

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 import tomllib
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -67,24 +66,21 @@ def load(target: str) -> Target:
     )
 
 
-def make_agent(found: Target, kernel: Kernel, config: Mapping[str, Any]) -> BaseAgent:
+def make_agent(found: Target, kernel: Kernel) -> BaseAgent:
     """Return the agent that runs on a kernel.
 
     Args:
         found: What the target led to.
         kernel: The kernel; an agent that was made with a kernel of its own keeps that.
-        config: Fields of the configuration that the command line sets.
     """
     if isinstance(found, BaseAgent):
-        return found.bind(kernel=found.kernel or kernel, **config)
+        return found.bind(kernel=found.kernel or kernel)
     if isinstance(found, Declaration):
-        return _of_declaration(found, kernel, config)
-    return BaseAgent(dict(config), found, kernel=kernel)
+        return _of_declaration(found, kernel)
+    return BaseAgent(None, found, kernel=kernel)
 
 
-def _of_declaration(
-    found: Declaration, kernel: Kernel, config: Mapping[str, Any]
-) -> BaseAgent:
+def _of_declaration(found: Declaration, kernel: Kernel) -> BaseAgent:
     signature = SignatureParser().parse(found.signature)
     if found.instructions:
         signature = type(
@@ -96,7 +92,7 @@ def _of_declaration(
         **({"model": found.model} if found.model else {}),
     }
     return BaseAgent(
-        {**declared, **config},
+        declared,
         signature,
         tools=found.tools,
         kernel=kernel,

@@ -58,6 +58,7 @@ Read = TypeVar("Read")
 
 MAX_MEDIA_TOTAL = 5 * MAX_MEDIA_BYTES
 DRAIN_S = 0.5
+ACCOUNT_S = 10.0
 CHARS_PER_TOKEN = 4
 
 
@@ -368,6 +369,7 @@ class _Reader:
         lines = owner._codec.lines
         self._splitter: Splitter = Lines(self._limit) if lines else Events(self._limit)
         self._seam = owner.seam(call) if call.request.prefix else None
+        self._begun = False
         self._ended = False
 
     def is_whole(self) -> bool:
@@ -391,19 +393,22 @@ class _Reader:
     async def more(self) -> list[ModelDelta] | None:
         """Return what came, or `None` at the end.
 
-        What was whole before a failure is given first; the failure then waits.
+        Once the answer has begun, an empty piece stands for what shows nothing, as a sign
+        of life. What was whole before a failure is given first; the failure then waits.
         """
         if self._ended or self.failure is not None:
             return None
         deltas: list[ModelDelta] = []
         try:
-            data = await self._exchange.chunk()
+            if self._assembly.done:
+                await self._drain()
+                return None
+            whole = self._assembly.finished
+            data = await (self._account() if whole else self._exchange.chunk())
             pieces = self._splitter.rest() if data is None else self._splitter.feed(data)
             self._take(pieces, deltas)
             if data is None:
                 self._end()
-            elif self._assembly.done:
-                await self._drain()
         except ModelError as error:
             if self._assembly.finished and not self._assembly.done:
                 self._ended = True  # the answer is whole; only its account is missing
@@ -433,6 +438,10 @@ class _Reader:
         else:
             if assembly.size > self._limit:
                 raise TooLong
+            if deltas:
+                self._begun = True
+            elif pieces and (self._begun or assembly.finished):
+                deltas.append(ModelDelta())
             return
         raise failure
 
@@ -440,6 +449,12 @@ class _Reader:
         self._ended = True
         if not self._assembly.finished:
             raise self._exchange.ended_early()
+
+    async def _account(self) -> bytes | None:
+        """Wait for what follows a whole answer, but not so long that it seems to hang."""
+        with anyio.move_on_after(ACCOUNT_S):
+            return await self._exchange.chunk()
+        return None
 
     async def _drain(self) -> None:
         """Wait a moment for the end of the response, so that the connection stays."""

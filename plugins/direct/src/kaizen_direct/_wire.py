@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 MOST = 10**12
+_FINITE = frozenset({bool, int, str})
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
@@ -338,10 +339,25 @@ def encoded(call: Prepared, media: Media) -> str:
 def reserved(extra: Mapping[str, Any], names: frozenset[str]) -> Iterator[tuple[str, Any]]:
     """Give the fields that a user adds; those that only we can fill in are refused.
 
+    So are those that JSON cannot hold, which would be sent as something else.
+
     Raises:
         Unsendable: It says which one.
     """
     for name, value in extra.items():
         if name in names:
             raise Unsendable(f"cannot be given {name!r} by `provider_config`")
+        if not _is_finite(value):
+            raise Unsendable(
+                f"cannot be given {name!r} by `provider_config`, as it holds a number that "
+                "is not finite"
+            )
         yield name, value
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether JSON has words for all the numbers of a value."""
+    if type(value) in _FINITE:
+        return True
+    exactly = to_json(value, inf_nan_mode="constants", fallback=_mapping)
+    return exactly == as_json(value)

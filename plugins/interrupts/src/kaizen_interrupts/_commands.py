@@ -93,7 +93,7 @@ class InterruptCommand(_Command):
 
 
 class CancelCommand(_Command):
-    """Stop the run at once and for good."""
+    """Stop the run at once, so that nothing carries it on by itself."""
 
     command: Literal["cancel"] = "cancel"
     message: str = Field(default="", max_length=MAX_MESSAGE_CHARS)

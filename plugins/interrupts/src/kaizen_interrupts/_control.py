@@ -28,15 +28,14 @@ class RunControl:
 
     Raises:
         ValueError: `by` is too long.
+        TypeError: It is no text.
     """
 
     def __init__(self, store: CheckpointStore, *, by: str = "") -> None:
         from kaizen_interrupts._commands import MAX_BY_CHARS
 
-        if len(by) > MAX_BY_CHARS:
-            raise ValueError(f"by has at most {MAX_BY_CHARS} characters, not {len(by)}")
         self._store = store
-        self._by = _as_text(by)
+        self._by = _as_text("by", by, most=MAX_BY_CHARS)
 
     async def pause(self, run_id: str) -> None:
         """Let a run, and every run inside it, wait before its next step.
@@ -63,11 +62,13 @@ class RunControl:
 
         Raises:
             ValueError: It is empty or longer than 100,000 characters.
+            TypeError: It is no text.
             CheckpointSaveError: The store does not take the command.
         """
-        from kaizen_interrupts._commands import SteerCommand
+        from kaizen_interrupts._commands import MAX_TEXT_CHARS, SteerCommand
 
-        await self._send(run_id, SteerCommand(text=_as_text(text), by=self._by))
+        text = _as_text("text", text, least=1, most=MAX_TEXT_CHARS)
+        await self._send(run_id, SteerCommand(text=text, by=self._by))
 
     async def interrupt(
         self,
@@ -85,15 +86,20 @@ class RunControl:
 
         Raises:
             ValueError: The message is longer, or there is no such mode.
+            TypeError: The message is no text.
             CheckpointSaveError: The store does not take the command.
         """
-        from kaizen_interrupts._commands import InterruptCommand
+        from kaizen_interrupts._commands import MAX_MESSAGE_CHARS, InterruptCommand
 
-        command = InterruptCommand(mode=mode, message=_as_text(message), by=self._by)
+        text = _as_text("message", message, most=MAX_MESSAGE_CHARS)
+        command = InterruptCommand(mode=_as_mode(mode), message=text, by=self._by)
         await self._send(run_id, command)
 
     async def cancel(self, run_id: str, *, message: str = "") -> None:
-        """Stop a run, and every run inside it, at once and for good.
+        """Stop a run, and every run inside it, at once.
+
+        It ends as `cancelled`: nothing carries it on by itself, and only an explicit
+        `BaseAgent.resume`, a fork or a rewind goes on from it.
 
         Args:
             run_id: The run.
@@ -101,16 +107,36 @@ class RunControl:
 
         Raises:
             ValueError: The message is longer.
+            TypeError: It is no text.
             CheckpointSaveError: The store does not take the command.
         """
-        from kaizen_interrupts._commands import CancelCommand
+        from kaizen_interrupts._commands import MAX_MESSAGE_CHARS, CancelCommand
 
-        await self._send(run_id, CancelCommand(message=_as_text(message), by=self._by))
+        text = _as_text("message", message, most=MAX_MESSAGE_CHARS)
+        await self._send(run_id, CancelCommand(message=text, by=self._by))
 
     async def _send(self, run_id: str, command: Command) -> None:
         await self._store.send(run_id, command.model_dump_json().encode())
 
 
-def _as_text(text: str) -> str:
-    """Return a text that can be sent: what is no character becomes a question mark."""
+def _as_text(name: str, text: object, *, least: int = 0, most: int) -> str:
+    """Return a text that can be sent: what is no character becomes a question mark.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is too short or too long.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is a text, not {text!r:.100}")
+    if not least <= len(text) <= most:
+        wanted = f"{least} to {most}" if least else f"at most {most}"
+        raise ValueError(f"{name} has {wanted} characters, not {len(text)}")
     return text.encode("utf-8", "replace").decode()
+
+
+def _as_mode(mode: InterruptMode | str) -> InterruptMode:
+    try:
+        return InterruptMode(mode)
+    except ValueError:
+        known = " or ".join(repr(each.value) for each in InterruptMode)
+        raise ValueError(f"mode is {known}, not {mode!r:.100}") from None

@@ -31,6 +31,7 @@ MIB = 1024 * 1024
 class BaseInterruptHandler:
     """Decides whether runs must stop; derive from it and write `check_interrupt`.
 
+    That may be a `def`, if there is nothing to wait for, or an `async def`.
     One handler serves any number of runs of one event loop, and must not block that. It is
     asked before each turn of a run, and at intervals while the turn goes on.
 

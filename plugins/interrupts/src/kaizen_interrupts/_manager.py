@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from inspect import isawaitable
 from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -162,7 +163,8 @@ class InterruptManager:
         """Ask a handler from now on, also about runs that go on: from their next turn.
 
         Args:
-            handler: A `BaseInterruptHandler`, or anything else that has `check_interrupt`.
+            handler: A `BaseInterruptHandler`, or anything else that has `check_interrupt`,
+                a `def` or an `async def`.
 
         Raises:
             TypeError: It has none.
@@ -234,7 +236,11 @@ class InterruptManager:
         return self._each(run_id, lambda run: run.steer(text, by))
 
     def cancel(self, run_id: str | None = None, *, message: str = "cancelled") -> bool:
-        """Stop a run, or all, at once and for good; say whether that changed anything."""
+        """Stop a run, or all, at once; say whether that changed anything.
+
+        It ends as `cancelled`: nothing carries it on by itself, and only an explicit
+        `resume`, a fork or a rewind goes on from it.
+        """
         return self._each(run_id, lambda run: run.cancel(message))
 
     @hookimpl(priority=Priority.CRITICAL)
@@ -334,10 +340,12 @@ class InterruptManager:
     async def _ask(self, known: _Known, handler: Interrupter) -> None:
         """Ask one handler about a run, and stop the run if it says so, or fails."""
         limit_s = getattr(handler, "timeout_s", ANSWER_S)
-        reason: InterruptReason | None = None
+        reason: Any = None
         try:
             with anyio.move_on_after(limit_s) as scope:
-                reason = await handler.check_interrupt(_context(known.run))
+                reason = handler.check_interrupt(_context(known.run))
+                if isawaitable(reason):
+                    reason = await reason
             if scope.cancelled_caught:
                 raise TimeoutError(f"no answer in {limit_s:g} s")
             if reason is not None:

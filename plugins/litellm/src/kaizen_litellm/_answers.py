@@ -48,6 +48,13 @@ class Answer:
         calls = sum(64 + len(str(use.arguments)) for use in self.tool_uses)
         return len(self.text) + len(self.reasoning) + calls
 
+    def fill(self, text: str, reasoning: str, usage: Any) -> None:
+        """Take what litellm has left out of it."""
+        self.text = self.text or text
+        self.reasoning = self.reasoning or reasoning
+        if usage is not None:
+            self.counts = counts_of(usage)
+
 
 class Seam:
     """Keeps the blanks at the end of a prefix from standing there twice.
@@ -142,6 +149,14 @@ class Assembly:
         self.size += len(refusal)
         self._text.append(refusal)
         return ModelDelta(text=refusal)
+
+    def think(self, thoughts: str) -> ModelDelta | None:
+        """Take thoughts that litellm drops."""
+        if not thoughts:
+            return None
+        self.size += len(thoughts)
+        self._reasoning.append(thoughts)
+        return ModelDelta(reasoning=thoughts)
 
     def add(self, chunk: Any) -> ModelDelta | None:
         """Take a chunk, as litellm makes it of the provider's, and return what is read."""

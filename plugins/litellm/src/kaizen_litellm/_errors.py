@@ -35,6 +35,7 @@ __all__ = [
     "ended_early",
     "failed",
     "filtered",
+    "missing_account",
     "missing_key",
     "retry_after",
     "too_slow",
@@ -88,6 +89,10 @@ _BY_TYPE: Mapping[str, type[ModelError]] = {
     "ContentPolicyViolationError": ModelFilterError,
     "NotFoundError": ModelUnavailableError,
 }
+_VAGUE = frozenset(
+    {"APIConnectionError", "APIError", "BadRequestError", "InternalServerError"}
+)
+_UNKEYED = re.compile(r"api[_ ]key|credentials|access token")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h|d))")
 _DELAYED = (ModelRateLimitError, ModelOverloadedError, ModelTimeoutError)
@@ -128,7 +133,22 @@ _SAID: Mapping[type[ModelError], tuple[str, str]] = {
 }
 
 
-def missing_key(provider: str, variables: tuple[str, ...], key_from: str) -> ModelError:
+def missing_account(provider: str, variables: tuple[str, ...]) -> ModelError:
+    """Return the error of a call without a key or the account of a cloud."""
+    either = f"{' or '.join(variables)}, or an account" if variables else "an account"
+    return ModelAuthError(
+        provider,
+        "has no credentials that litellm finds",
+        f"Set {either} as https://docs.litellm.ai/docs/providers says of {provider!r}.",
+    )
+
+
+def missing_key(
+    provider: str,
+    variables: tuple[str, ...],
+    key_from: str,
+    status: int | None = None,
+) -> ModelError:
     """Return the error of a call without a key."""
     names = " or ".join(variables) or "api_key_env"
     where = f"; you get a key at {key_from}" if key_from else ""
@@ -136,6 +156,8 @@ def missing_key(provider: str, variables: tuple[str, ...], key_from: str) -> Mod
         provider,
         f"has no key: {names} is not set",
         f"Set {names} in the environment or in `.env`{where}.",
+        None,
+        status,
     )
 
 
@@ -206,7 +228,7 @@ def failed(
         return _refused(provider, call, key=key, model=model)
     if call.status:
         return unreadable(provider)
-    return _unsent(provider, error, model, options)
+    return _unsent(provider, error, model, options, has_key=bool(key))
 
 
 def _lost(provider: str, error: Exception, *, begun: bool) -> ModelError:
@@ -271,13 +293,18 @@ def _kind_of_words(spoken: str) -> type[ModelError]:
 
 
 def _unsent(
-    provider: str, error: BaseException, model: str, options: Iterable[str]
+    provider: str,
+    error: BaseException,
+    model: str,
+    options: Iterable[str],
+    *,
+    has_key: bool,
 ) -> ModelError:
     """Return the error of a request that was not sent; no provider has said a word."""
     name = type(error).__name__
     spoken = str(error).lower()[:4_000]
     kind = _BY_TYPE.get(name, ModelRequestError)
-    if name == "APIConnectionError" and "api_key" in spoken:
+    if name in _VAGUE and not has_key and _UNKEYED.search(spoken):
         kind = ModelAuthError
     if name == "UnsupportedParamsError":
         named = [each for each in options if each in spoken and each != "model"]

@@ -174,12 +174,13 @@ class Reading:
         try:
             with anyio.fail_after(self._call.deadline - anyio.current_time()):
                 raw = await anext(self._chunks, _END)
+            thought = self._assembly.think(self._call.watch.thoughts())
             if raw is _END:
                 self.ended = True
-                return None
+                return thought
             if raw is None or raw == "None":
-                return None
-            return self._read(raw)
+                return thought
+            return joined(thought, self._read(raw))
         finally:
             CALL.reset(ours)
 

@@ -11,6 +11,7 @@ from kaizen import Kernel, Provider, Registry, hookimpl
 from kaizen.errors import UnknownNameError
 
 from kaizen_litellm._keys import Keys
+from kaizen_litellm._names import ROUTES
 from kaizen_litellm._probe import answers
 from kaizen_litellm._provider import LitellmProvider
 from kaizen_litellm._routes import RoutesProvider
@@ -20,7 +21,7 @@ from kaizen_litellm._targets import ADDRESS_VARIABLES, PRESETS, Target
 
 __all__ = ["LitellmPlugin"]
 
-ROUTES = "litellm"
+OTHERS = "litellm"
 
 
 class LitellmPlugin:
@@ -61,10 +62,10 @@ class LitellmPlugin:
             )
         registry.add(
             Provider,
-            ROUTES,
-            partial(RoutesProvider, ROUTES, shop),
+            OTHERS,
+            partial(RoutesProvider, OTHERS, shop),
             description="Any other model that litellm reaches, as `provider/model`.",
-            routes=True,
+            routes=ROUTES.union(self._settings.providers) - PRESETS.keys(),
         )
 
     def _available(self, known: Target) -> Callable[[], bool | Awaitable[bool]]:

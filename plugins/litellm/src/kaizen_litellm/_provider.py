@@ -37,11 +37,13 @@ from kaizen_litellm._errors import (
     ended_early,
     failed,
     filtered,
+    missing_account,
     missing_key,
     too_slow,
     unreadable,
 )
 from kaizen_litellm._line import CLOSE_S, Line, Reading
+from kaizen_litellm._names import CLOUDS, COHERE, WITHOUT_RETRIES
 from kaizen_litellm._pictures import would_be_fetched
 from kaizen_litellm._prices import Catalogue, Model
 from kaizen_litellm._probe import listed
@@ -56,7 +58,6 @@ __all__ = ["LitellmProvider"]
 
 Read = TypeVar("Read")
 
-COHERE = "cohere_chat"
 _MAY_BE_EMPTY = frozenset({"stop", "tool_calls", "length"})
 _SPEAKS_AS_OPENAI = frozenset({"openai", "azure"})
 
@@ -111,6 +112,8 @@ class LitellmProvider(BaseProvider):
 
         def read(response: Any) -> ModelReply:
             answer = whole(response, call.watch.reason if call.watch.knows else "")
+            watch = call.watch
+            answer.fill(watch.text, watch.thoughts(), watch.usage)
             answer = self._counted(answer, ready, answer.size)
             answer.text = Seam(request.prefix).without(answer.text)
             return self._checked(answer, ready)
@@ -126,8 +129,10 @@ class LitellmProvider(BaseProvider):
         self, request: ModelRequest
     ) -> AsyncGenerator[ModelDelta | ModelReply]:
         if self._comes_whole(request):
-            async for piece in super().stream(request):
-                yield piece
+            reply = await self.complete(request)
+            if reply.text or reply.reasoning:
+                yield ModelDelta(text=reply.text, reasoning=reply.reasoning)
+            yield reply
             return
         ready = await self._prepared(request, stream=True)
         call = await self._call("chat", ready, stream=True)
@@ -254,10 +259,10 @@ class LitellmProvider(BaseProvider):
             "model": f"{route}/{model}",
             "api_key": self._key or stand_in or None,
             "api_base": target.api_base(kind),
-            "max_retries": 0,
-            "num_retries": 0,
             "caching": False,  # whatever an application has set for its own calls
         }
+        if route not in WITHOUT_RETRIES:
+            made |= {"max_retries": 0, "num_retries": 0}
         if target.api_version:
             made["api_version"] = target.api_version
         if target.headers and kind == "embed":
@@ -356,8 +361,13 @@ class LitellmProvider(BaseProvider):
     async def _deltas(
         self, call: Call, ready: _Prepared, assembly: Assembly
     ) -> AsyncGenerator[ModelDelta]:
-        """Ask, and give what comes piece by piece."""
+        """Ask, and give what comes piece by piece.
+
+        Once the answer has begun, an empty piece stands for what shows nothing, as a sign
+        of life.
+        """
         broken: ModelError | None = None
+        begun = False
         response: Any = None
         try:
             response = await self._asked(call, "acompletion", ready)
@@ -365,7 +375,10 @@ class LitellmProvider(BaseProvider):
             while not reading.ended:
                 delta = await reading.more()
                 if delta is not None:
+                    begun = True
                     yield delta
+                elif begun and not reading.ended:
+                    yield ModelDelta()
         except Exception as error:  # noqa: BLE001 - rebuilt, whatever litellm raises
             broken = self._failure(error, call, ready)
         finally:
@@ -414,14 +427,25 @@ class LitellmProvider(BaseProvider):
             return too_slow(self.name)
         if isinstance(error, Unreadable):
             return unreadable(self.name)
-        if call.unkeyed:
-            return missing_key(self.name, self._target.key_variables, "")
         failure = failed(
             self.name, error, call, key=ready.key, model=ready.model, options=ready.options
         )
-        if isinstance(failure, ModelAuthError):
+        if call.unkeyed or isinstance(failure, ModelAuthError):
             self._key = None  # to be looked up again: it may be another one by then
+            if not (ready.key or self._target.headers or "extra_headers" in ready.options):
+                return self._unkeyed(failure)
         return failure
+
+    def _unkeyed(self, failure: ModelError) -> ModelError:
+        """Return the error of a call to which no key was given, and that failed for one."""
+        target = self._target
+        if self.name not in CLOUDS:
+            return missing_key(
+                self.name, target.key_variables, target.key_from, failure.status
+            )
+        if failure.status:  # its cloud has refused the account that litellm found
+            return failure
+        return missing_account(self.name, target.key_variables)
 
     def _checked(self, answer: Answer, ready: _Prepared) -> ModelReply:
         """Return the reply, unless it is empty for no good reason."""

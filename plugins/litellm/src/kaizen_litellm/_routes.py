@@ -71,9 +71,10 @@ class RoutesProvider(BaseProvider):
 
         Raises:
             ModelRequestError: The model does not say.
+            ConfigurationError: There is no such route, or it is not asked here.
         """
         route, slash, rest = model.partition("/")
-        if not slash or not route or not rest:
+        if not route or not (slash or self._shop.knows(route)):
             raise ModelRequestError(
                 self.name,
                 f"does not know who has model {model!r}",

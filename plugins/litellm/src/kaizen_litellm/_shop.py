@@ -9,6 +9,7 @@ from kaizen.errors import ConfigurationError, ModelAuthError
 
 from kaizen_litellm._errors import missing_key
 from kaizen_litellm._keys import Keys
+from kaizen_litellm._names import ROUTES
 from kaizen_litellm._prices import Catalogue, Table, read_table
 from kaizen_litellm._settings import LitellmSettings, ProviderSettings
 from kaizen_litellm._targets import PRESETS, Target, route_target, target
@@ -54,6 +55,10 @@ class Shop:
         if name in PRESETS:
             return target(name, given or ProviderSettings(), self._keys)
         return route_target(name, given)
+
+    def knows(self, name: str) -> bool:
+        """Say whether a name is that of a provider or of a route that is asked here."""
+        return name in PRESETS or name in ROUTES or name in self.settings.providers
 
     def limits(self) -> dict[str, Any]:
         """Return the fields of `Limits`, whose module imports httpx."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from kaizen.errors import ConfigurationError
 from pydantic import SecretStr
 
 from kaizen_litellm._keys import Keys
+from kaizen_litellm._names import CLOUDS, KEY_FROM, OPEN, REFUSED, ROUTES, variables_of
 from kaizen_litellm._settings import ProviderSettings, checked_url
 
 __all__ = ["ADDRESS_VARIABLES", "PRESETS", "Kind", "Target", "route_target", "target"]
@@ -24,67 +26,8 @@ __all__ = ["ADDRESS_VARIABLES", "PRESETS", "Kind", "Target", "route_target", "ta
 Kind: TypeAlias = Literal["chat", "embed", "transcribe"]
 
 AZURE_VERSION = "2024-10-21"
-# Routes that litellm asks by HTTP clients of its own, which know no limits and block; for
-# which it asks somebody else about the model before each call; or that sign in with a
-# browser.
-_APART = frozenset(
-    (
-        "aiohttp_openai",
-        "amazon_nova",
-        "bytez",
-        "chatgpt",
-        "custom",
-        "github_copilot",
-        "lemonade",
-        "maritalk",
-        "nlp_cloud",
-        "ollama_chat",
-        "oobabooga",
-        "petals",
-        "replicate",
-        "sagemaker",
-        "text-completion-codestral",
-        "text-completion-inception",
-        "text-completion-openai",
-        "vllm",
-    )
-)
-# Where litellm looks for a key, if not at `<ROUTE>_API_KEY`.
-_ROUTE_KEYS: Mapping[str, str] = {
-    "apertis": "STIMA_API_KEY",
-    "azure_text": "AZURE_OPENAI_API_KEY AZURE_API_KEY",
-    "bedrock": "AWS_BEARER_TOKEN_BEDROCK",
-    "cohere_chat": "COHERE_API_KEY CO_API_KEY",
-    "cometapi": "COMETAPI_KEY",
-    "datarobot": "DATAROBOT_API_TOKEN",
-    "featherless_ai": "FEATHERLESS_AI_API_KEY FEATHERLESS_API_KEY",
-    "fireworks_ai": "FIREWORKS_API_KEY FIREWORKS_AI_API_KEY FIREWORKSAI_API_KEY",
-    "friendliai": "FRIENDLIAI_API_KEY FRIENDLI_TOKEN",
-    "jina_ai": "JINA_AI_API_KEY JINA_API_KEY",
-    "lambda_ai": "LAMBDA_API_KEY",
-    "meta_llama": "LLAMA_API_KEY",
-    "nano-gpt": "NANOGPT_API_KEY",
-    "openrouter": "OPENROUTER_API_KEY OR_API_KEY",
-    "perplexity": "PERPLEXITY_API_KEY PERPLEXITYAI_API_KEY",
-    "qwen_ai_platform": "QWEN_AI_PLATFORM_API_KEY DASHSCOPE_API_KEY",
-    "qwencloud": "QWENCLOUD_API_KEY DASHSCOPE_API_KEY",
-    "scaleway": "SCW_SECRET_KEY",
-    "scx-ai": "SCX_API_KEY",
-    "snowflake": "SNOWFLAKE_JWT",
-    "tensormesh": "TENSORMESH_INFERENCE_API_KEY",
-    "together_ai": "TOGETHER_API_KEY TOGETHER_AI_API_KEY TOGETHERAI_API_KEY",
-    "vercel_ai_gateway": "VERCEL_AI_GATEWAY_API_KEY VERCEL_OIDC_TOKEN",
-    # These have accounts of a cloud, which litellm takes from the environment.
-    "oci": "",
-    "sagemaker_chat": "",
-    "sagemaker_nova": "",
-    "sap": "",
-    "vertex_ai": "",
-    "vertex_ai_beta": "",
-    "watsonx": "WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY",
-    "watsonx_text": "WATSONX_APIKEY WATSONX_API_KEY WX_API_KEY",
-}
 _ROUTE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_KEY_ELSEWHERE = "its site, which is named at https://docs.litellm.ai/docs/providers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,27 +290,31 @@ def route_target(route: str, given: ProviderSettings | None) -> Target:
     Its address is litellm's affair; its key is looked for where litellm would.
 
     Raises:
-        ConfigurationError: There can be no such route, or it is not asked here.
+        ConfigurationError: There is no such route, or it is not asked here.
     """
-    if not _ROUTE.fullmatch(route):
+    is_given = given is not None and _ROUTE.fullmatch(route)
+    if route not in ROUTES | REFUSED and not is_given:
+        near = get_close_matches(route.lower(), ROUTES | PRESETS.keys(), n=1)
+        meant = f"Did you mean {near[0]!r}? " if near else ""
         raise ConfigurationError(
             f"route {route!r}",
             "is none of litellm's",
-            "Write the model as `provider/model`.",
+            f"{meant}Write the model as `provider/model`.",
         )
-    if route in _APART:
+    if route in REFUSED:
         raise ConfigurationError(
             f"route {route!r}",
             "is not asked here: litellm asks it past the limits that hold for all others",
             "If it speaks as OpenAI does, use another route, such as `custom_openai`.",
         )
-    variables = _ROUTE_KEYS.get(route, f"{route.upper().replace('-', '_')}_API_KEY")
     known = Target(
         name=route,
         routes={"chat": route, "embed": route, "transcribe": route},
         families=(route,),
-        key_variables=tuple(variables.split()),
-        needs_key=False,
+        key_variables=variables_of(route),
+        key_from=KEY_FROM.get(route, "" if route in OPEN else _KEY_ELSEWHERE),
+        # Who sends headers of their own may have a key in one of them.
+        needs_key=route in ROUTES - CLOUDS - OPEN and not (given and given.headers),
         continues=None,
     )
     return known if given is None else _adjusted(known, given)

@@ -4,7 +4,7 @@ Some of its readers skip JSON that is broken or means nothing, take an error in 
 of a stream for its end, or make up a reason and counts where they find none. Half an answer
 would then be given as a whole one. So each event is read here once more, to ask: is it
 JSON, is it what this provider says, does it say that it failed, does it say that the model
-has ended.
+has ended. And of Cohere's answers litellm drops some parts, which are kept here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import from_json
+
+from kaizen_litellm._names import COHERE
 
 __all__ = ["Watch"]
 
@@ -23,7 +25,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "azure": _OPENAI,
     "azure_ai": _OPENAI,
     "cohere": ("embeddings",),
-    "cohere_chat": ("message", "type"),
+    COHERE: ("message", "type"),
     "gemini": ("candidates", "promptFeedback", "usageMetadata", "embeddings", "embedding"),
     "openai": _OPENAI,
 }
@@ -79,7 +81,8 @@ class Watch:
     Attributes:
         knows: Whether it would see that the model has ended.
         reason: Why the model ended, in the words of OpenAI; `""` until it has.
-        usage: What Cohere counts at the end of a stream, which litellm does not see.
+        text: The text of an answer of Cohere's that came in one piece.
+        usage: What Cohere counts, of which litellm does not see all.
         told: What the provider said of a failure, or `None`.
         spoiled: Whether something came that cannot be read.
     """
@@ -89,9 +92,11 @@ class Watch:
         "_held",
         "_keys",
         "_route",
+        "_thoughts",
         "knows",
         "reason",
         "spoiled",
+        "text",
         "told",
         "usage",
     )
@@ -101,8 +106,10 @@ class Watch:
         self._keys = _KEYS.get(route, ())
         self._held: list[bytes] = []
         self._ending = ""
+        self._thoughts: list[str] = []
         self.knows = bool(self._keys)
         self.reason = ""
+        self.text = ""
         self.usage: Mapping[str, Any] | None = None
         self.told: Any = None
         self.spoiled = False
@@ -111,6 +118,13 @@ class Watch:
     def is_bad(self) -> bool:
         """Whether the rest is not to be read."""
         return self.spoiled or self.told is not None
+
+    def thoughts(self) -> str:
+        """Return what Cohere's model thought since this was asked last."""
+        if not self._thoughts:
+            return ""
+        thoughts, self._thoughts = "".join(self._thoughts), []
+        return thoughts
 
     def whole(self, body: bytes) -> None:
         """Look at an answer that came in one piece."""
@@ -125,7 +139,13 @@ class Watch:
             self.spoiled = True
         if not self.is_bad and isinstance(data, Mapping):
             self._note_end(data)
-            self._stopped(data.get("stop_reason") or data.get("finish_reason"))
+            if self._route == COHERE:
+                message = _inside(data, "message")
+                self.text = "".join(_text(each.get("text")) for each in _parts(message))
+                self._cohere_thought(message)
+                self._cohere_ended(data)
+            else:
+                self._stopped(data.get("stop_reason") or data.get("finish_reason"))
             self.reason = self._ending
 
     def feed(self, chunk: bytes) -> int:
@@ -200,9 +220,11 @@ class Watch:
             self._stopped(candidate.get("finishReason"))
             if _inside(event, "promptFeedback").get("blockReason"):
                 self._stopped("content_filter")
-        elif route == "cohere_chat":
+        elif route == COHERE:
             if event.get("type") == "message-end":
-                self._cohere(_inside(event, "delta"))
+                self._cohere_ended(_inside(event, "delta"))
+            else:
+                self._cohere_thought(_inside(_inside(event, "delta"), "message"))
         else:
             self._stopped(_first(event.get("choices")).get("finish_reason"))
             if event.get("type") in ("response.completed", "response.incomplete"):
@@ -210,7 +232,12 @@ class Watch:
             if event.get("object") == "response" and event.get("status") in _ENDED:
                 self._stopped(_inside(event, "incomplete_details").get("reason") or "stop")
 
-    def _cohere(self, delta: Mapping[str, Any]) -> None:
+    def _cohere_thought(self, message: Mapping[str, Any]) -> None:
+        """Keep the thoughts and the plan of a message, or of a piece of one."""
+        self._thoughts += [_text(each.get("thinking")) for each in _parts(message)]
+        self._thoughts.append(_text(message.get("tool_plan")))
+
+    def _cohere_ended(self, delta: Mapping[str, Any]) -> None:
         reason = delta.get("finish_reason")
         if reason in ("ERROR", "ERROR_LIMIT", "TIMEOUT"):
             kind = "timeout" if reason == "TIMEOUT" else "server_error"
@@ -235,6 +262,13 @@ def _inside(owner: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the parts of a message of Cohere's; a piece of one has one part."""
+    content = message.get("content")
+    listed = content if isinstance(content, list) else [content]
+    return [each for each in listed if isinstance(each, Mapping)]
+
+
 def _first(listed: Any) -> Mapping[str, Any]:
     """Return the first of several choices, which is the one taken, if it is there.
 
@@ -244,6 +278,10 @@ def _first(listed: Any) -> Mapping[str, Any]:
         if isinstance(each, Mapping) and not each.get("index"):
             return each
     return {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from kaizen.errors import UnknownNameError
 from kaizen.messages import OutputSpec
 from kaizen.ports import Provider
 
@@ -51,15 +50,10 @@ def _target(registry: Registry, choice: str, provider: str) -> Target:
         is_provider = registry.offered(Provider, choice) is not None
         return Target(choice, "") if is_provider else Target(provider, choice)
     name, model = registry.route(Provider, "", choice)
-    if not name:
+    if registry.offered(Provider, name) is None:
         wanted = choice.partition("/")[0]
-        raise UnknownNameError(
-            "provider",
-            wanted,
-            registry.names(Provider),
-            f"It stands in a fallback, {choice!r}. "
-            f"{registry.remedy(Provider, wanted)}".strip(),
-        )
+        remark = f"It stands in a fallback, {choice!r}."
+        raise registry.unknown(Provider, wanted, remark)
     return Target(name, model)
 
 

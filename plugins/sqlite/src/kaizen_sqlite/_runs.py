@@ -5,19 +5,21 @@ All of them block, and are called in the thread of their connection.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from json import dumps
 from time import time
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from kaizen.claims import Claim, held_by_another
 from kaizen.errors import CheckpointLoadError, CheckpointSaveError, UnknownRunError
 from kaizen.ports import RunRecord, StoredEntry
 from kaizen.runlog import described
+
+from kaizen_sqlite._checksums import of_entry, of_row
 
 __all__ = [
     "append",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 MAX_MESSAGES = 1_000
+DAMAGED = "damaged"
+_LOG = logging.getLogger("kaizen")
 
 INSERT_ENTRY = """
 INSERT INTO entry (log, seq, type, version, checksum, body) VALUES (?, ?, ?, ?, ?, ?)"""
@@ -41,38 +45,41 @@ SELECT seq, type, version, body, checksum FROM entry
 WHERE log = ? AND seq >= ? AND seq < ? ORDER BY seq"""
 
 INSERT_DESCRIBED = """
-INSERT INTO described (log, seq, agent_id, parent_id, status) VALUES (?, ?, ?, ?, ?)"""
+INSERT INTO described (log, seq, agent_id, parent_id, status, checksum)
+VALUES (?, ?, ?, ?, ?, ?)"""
 
 SELECT_DESCRIBED = """
-SELECT agent_id, parent_id, status FROM described
+SELECT seq, agent_id, parent_id, status, checksum FROM described
 WHERE log = ? AND seq < ? ORDER BY seq DESC LIMIT 1"""
 
-INSERT_LOG = "INSERT INTO log (parent, first) VALUES (?, ?)"
+INSERT_LOG = "INSERT INTO log (parent, first, checksum) VALUES (?, ?, ?)"
 
 INSERT_RUN = """
 INSERT INTO run (log, run_id, agent_id, parent_id, status, length, updated_at,
-    forked_from, forked_length, updated)
-SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(updated), 0) + 1 FROM run"""
+    forked_from, forked_length, checksum, updated)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(updated), 0) + 1 FROM run"""
 
 SELECT_RUN = """
 SELECT run_id, agent_id, parent_id, status, length, updated_at, forked_from,
-    forked_length, owner, token, until, until_monotonic, boot, log,
-    updated = (SELECT max(updated) FROM run)
+    forked_length, run.log, checksum, owner, token, until, until_monotonic, boot,
+    updated = (SELECT max(updated) FROM run),
+    (SELECT max(seq) FROM entry WHERE entry.log = run.log)
 FROM (SELECT ? AS run_id) LEFT JOIN run USING (run_id) LEFT JOIN claim USING (run_id)"""
 
 SELECT_RUNS = """
 SELECT run_id, agent_id, parent_id, status, length, updated_at, forked_from,
-    forked_length, owner, token, until, until_monotonic, boot
+    forked_length, log, checksum, owner, token, until, until_monotonic, boot
 FROM run LEFT JOIN claim USING (run_id)
 WHERE (:agent_id IS NULL OR agent_id = :agent_id)
     AND (:status IS NULL OR status = :status)
-ORDER BY updated DESC LIMIT :limit"""
+ORDER BY updated DESC"""
 
 UPDATE_ORDER = """
 UPDATE run SET updated = (SELECT max(updated) + 1 FROM run) WHERE log = ?"""
 
 UPDATE_RUN = """
-UPDATE run SET agent_id = ?, parent_id = ?, status = ?, length = ?, updated_at = ?
+UPDATE run SET agent_id = ?, parent_id = ?, status = ?, length = ?, updated_at = ?,
+    checksum = ?
 WHERE log = ?"""
 
 INSERT_CLAIM = """
@@ -95,8 +102,9 @@ def append(
 ) -> None:
     """Add entries at the end of a log, and what they say of the run to its record."""
     with _writing(db):
-        run = _find(db, run_id)
+        run = _sound(db, run_id)
         Claim.check(run.claim, run_id, token)
+        _require_end(db, run)
         if run.log is None:
             log = _new_run(db, run.record)
         else:
@@ -113,12 +121,16 @@ def append(
                 )
             before, record = record, described(record, entry)
             if _said(record) != _said(before):
-                db.execute(INSERT_DESCRIBED, (log, entry.seq, *_said(record)))
+                _describe(db, log, entry.seq, record)
             db.execute(
                 INSERT_ENTRY,
-                (log, entry.seq, entry.type, entry.version, _checksum(entry), entry.body),
+                (log, entry.seq, entry.type, entry.version, of_entry(entry), entry.body),
             )
-        db.execute(UPDATE_RUN, (*_said(record), record.length, time(), log))
+        record = replace(record, updated_at=time())
+        checksum = _checksum(log, record)
+        db.execute(
+            UPDATE_RUN, (*_said(record), record.length, record.updated_at, checksum, log)
+        )
 
 
 def read(
@@ -130,13 +142,13 @@ def read(
         start = max(0, start)
         end = record.length if limit is None else min(record.length, start + limit)
         found: list[StoredEntry] = []
-        for part, first, last in _parts(db, log, start, end):
+        for part, first, last in _parts(db, run_id, log, start, end):
             rows = db.execute(SELECT_ENTRIES, (part, first, last))
             for seq, (stored, kind, version, body, checksum) in enumerate(rows, first):
                 if stored != seq:
                     break
                 entry = StoredEntry(seq=seq, type=kind, version=version, body=body)
-                if _checksum(entry) != checksum:
+                if of_entry(entry) != checksum:
                     raise _damaged(run_id, seq, "is damaged: its checksum is another")
                 found.append(entry)
             if start + len(found) != last:
@@ -148,11 +160,16 @@ def runs(
     db: sqlite3.Connection, agent_id: str | None, status: str | None, limit: int
 ) -> list[RunRecord]:
     """Return the records of runs, last updated first."""
-    rows = db.execute(
-        SELECT_RUNS,
-        {"agent_id": agent_id, "status": status, "limit": max(0, limit)},
-    ).fetchall()
-    return [_as_record(row[:8], _as_claim(row[8:])) for row in rows]
+    asked = {"agent_id": agent_id, "status": None if status == DAMAGED else status}
+    found: list[RunRecord] = []
+    with closing(db.execute(SELECT_RUNS, asked)) as rows:
+        for row in rows:
+            if len(found) >= limit:
+                break
+            record = _listed(row)
+            if agent_id in (None, record.agent_id) and status in (None, record.status):
+                found.append(record)
+    return found
 
 
 def fork(db: sqlite3.Connection, run_id: str, length: int, new_run_id: str) -> None:
@@ -167,12 +184,8 @@ def fork(db: sqlite3.Connection, run_id: str, length: int, new_run_id: str) -> N
                 "Choose a new id, and no more entries than there are.",
             )
         Claim.check(new.claim, new_run_id, None)
-        parent = _holding(db, log, length)
-        said = db.execute(
-            SELECT_DESCRIBED,
-            (parent, length),
-        ).fetchone()
-        agent_id, parent_id, status = said or _said(new.record)
+        parent = _holding(db, run_id, log, length)
+        agent_id, parent_id, status = _said_before(db, run_id, parent, length)
         fresh = replace(
             new.record,
             agent_id=agent_id,
@@ -182,13 +195,16 @@ def fork(db: sqlite3.Connection, run_id: str, length: int, new_run_id: str) -> N
             forked_from=(run_id, length),
         )
         new_log = _new_run(db, fresh, parent=parent)
-        db.execute(INSERT_DESCRIBED, (new_log, length - 1, *_said(fresh)))
+        _describe(db, new_log, length - 1, fresh)
 
 
 def claim(db: sqlite3.Connection, run_id: str, owner: str, lease_s: float) -> int:
     """Give a run to an owner, if that may have it."""
     with _writing(db, durable=False):
-        before = _find(db, run_id).claim
+        run = _sound(db, run_id) if lease_s > 0 else _find(db, run_id)
+        if lease_s > 0:
+            _require_end(db, run)
+        before = run.claim
         after = Claim.next(before, run_id, owner=owner, lease_s=lease_s)
         if before is None:
             (token,) = db.execute("SELECT token + 1 FROM forgotten").fetchone()
@@ -292,28 +308,58 @@ class _Run(NamedTuple):
     """What is known of a run, which need not have a log or a claim.
 
     Attributes:
+        checksum: What its row says that it adds up to.
         is_last: Whether it is the one that was written last, so that it stays first in
             lists whatever is added to it. That spares a page.
+        last: The last entry of its own that there is.
     """
 
     log: int | None
     record: RunRecord
     claim: Claim | None
+    checksum: int
     is_last: bool
+    last: int | None
 
 
 def _find(db: sqlite3.Connection, run_id: str) -> _Run:
     row = db.execute(SELECT_RUN, (run_id,)).fetchone()
-    log, is_last = row[13:]
+    log, checksum = row[8:10]
+    is_last, last = row[15:]
     record = RunRecord(run_id=run_id, agent_id="", status="running", length=0, updated_at=0)
     if log is not None:
         record = _as_record(row[:8])
-    return _Run(log, record, _as_claim(row[8:13]), bool(is_last))
+    return _Run(log, record, _as_claim(row[10:15]), checksum, bool(is_last), last)
+
+
+def _sound(db: sqlite3.Connection, run_id: str) -> _Run:
+    """Find a run whose row may be trusted, if it has one.
+
+    A length that is too small would hide entries, and let others be written beside them.
+    """
+    run = _find(db, run_id)
+    if run.log is None:
+        return run
+    if run.checksum != _checksum(run.log, run.record):
+        raise _damaged_run(run_id, "its row has another checksum")
+    if run.last is not None and run.last >= run.record.length:
+        raise _damaged_run(run_id, f"entry {run.last} stands behind its end")
+    return run
+
+
+def _require_end(db: sqlite3.Connection, run: _Run) -> None:
+    """Let nobody go on from a log that lacks its end."""
+    if run.log is None:
+        return
+    run_id = run.record.run_id
+    there = _line(db, run_id, run.log)[1] if run.last is None else run.last + 1
+    if there != run.record.length:
+        raise _damaged(run_id, there, "is missing")
 
 
 def _known(db: sqlite3.Connection, run_id: str) -> tuple[int, RunRecord]:
     """Return the log and the record of a run that must have one."""
-    run = _find(db, run_id)
+    run = _sound(db, run_id)
     if run.log is None:
         raise UnknownRunError(
             f"run {run_id!r}", "is unknown to the store", "`kaizen runs list` shows them."
@@ -321,12 +367,33 @@ def _known(db: sqlite3.Connection, run_id: str) -> tuple[int, RunRecord]:
     return run.log, run.record
 
 
+def _describe(db: sqlite3.Connection, log: int, seq: int, record: RunRecord) -> None:
+    """Keep what an entry made of the record of its run."""
+    said = _said(record)
+    db.execute(INSERT_DESCRIBED, (log, seq, *said, of_row(seq, *said)))
+
+
+def _said_before(
+    db: sqlite3.Connection, run_id: str, log: int | None, length: int
+) -> tuple[str, str, str]:
+    """Return what the first entries of a log, or none at all, say of their run."""
+    row = db.execute(SELECT_DESCRIBED, (log, length)).fetchone()
+    if row is None:
+        return "", "", "running"
+    *said, checksum = row
+    if of_row(*said) != checksum:
+        raise _damaged_run(run_id, f"what it was at entry {said[0]} has another checksum")
+    return said[1], said[2], said[3]
+
+
 def _new_run(
     db: sqlite3.Connection, record: RunRecord, *, parent: int | None = None
 ) -> int:
     """Add a run, and a log for what it writes; return the log."""
-    log = db.execute(INSERT_LOG, (parent, record.length)).lastrowid
+    first = record.length
+    log = db.execute(INSERT_LOG, (parent, first, of_row(parent, first))).lastrowid
     assert log is not None
+    record = replace(record, updated_at=time())
     shared_run, shared_length = record.forked_from or (None, None)
     db.execute(
         INSERT_RUN,
@@ -335,45 +402,49 @@ def _new_run(
             record.run_id,
             *_said(record),
             record.length,
-            time(),
+            record.updated_at,
             shared_run,
             shared_length,
+            _checksum(log, record),
         ),
     )
     return log
 
 
 def _parts(
-    db: sqlite3.Connection, log: int, start: int, end: int
+    db: sqlite3.Connection, run_id: str, log: int, start: int, end: int
 ) -> list[tuple[int, int, int]]:
     """Return which entries to read from which log, in order, for those of one run."""
     parts: list[tuple[int, int, int]] = []
     part: int | None = log
     while part is not None and start < end:
-        part_of, (part, first) = part, _line(db, part)
+        part_of, (part, first) = part, _line(db, run_id, part)
         if first < end:
             parts.append((part_of, max(start, first), end))
             end = first
     return parts[::-1]
 
 
-def _holding(db: sqlite3.Connection, log: int, length: int) -> int | None:
+def _holding(db: sqlite3.Connection, run_id: str, log: int, length: int) -> int | None:
     """Return the log that has the last of the first `length` entries, if there is one."""
     part: int | None = log if length else None
     while part is not None:
-        parent, first = _line(db, part)
+        parent, first = _line(db, run_id, part)
         if first < length:
             break
         part = parent
     return part
 
 
-def _line(db: sqlite3.Connection, log: int) -> tuple[int | None, int]:
-    """Return the parent of a log, and the first entry that is its own."""
-    row: tuple[int | None, int] = db.execute(
-        "SELECT parent, first FROM log WHERE id = ?", (log,)
+def _line(db: sqlite3.Connection, run_id: str, log: int) -> tuple[int | None, int]:
+    """Return the parent of a log that a run needs, and the first entry that is its own."""
+    row = db.execute(
+        "SELECT parent, first, checksum FROM log WHERE id = ?", (log,)
     ).fetchone()
-    return row
+    if row is None or of_row(*row[:2]) != row[2]:
+        raise _damaged_run(run_id, "where its past is has another checksum")
+    parent, first, _ = row
+    return parent, first
 
 
 def _release(db: sqlite3.Connection, log: int | None) -> None:
@@ -389,9 +460,9 @@ def _release(db: sqlite3.Connection, log: int | None) -> None:
         db.execute("DELETE FROM described WHERE log = ? AND seq >= ?", own)
         if shared is not None:
             return
-        parent, _ = _line(db, log)
+        row = db.execute("SELECT parent FROM log WHERE id = ?", (log,)).fetchone()
         db.execute("DELETE FROM log WHERE id = ?", (log,))
-        log = parent
+        log = row and row[0]
 
 
 def _as_claim(row: tuple[Any, ...]) -> Claim | None:
@@ -422,9 +493,35 @@ def _said(record: RunRecord) -> tuple[str, str, str]:
     return record.agent_id, record.parent_id, record.status
 
 
-def _checksum(entry: StoredEntry) -> int:
-    """Return a CRC-32 of all that a store keeps of an entry."""
-    return crc32(entry.body, crc32(f"{entry.seq} {entry.version} {entry.type}".encode()))
+def _checksum(log: int, record: RunRecord) -> int:
+    """Return what the row of a run adds up to; all of it but its place in lists."""
+    return of_row(
+        log,
+        record.run_id,
+        *_said(record),
+        record.length,
+        record.updated_at,
+        *(record.forked_from or (None, None)),
+    )
+
+
+def _listed(row: tuple[Any, ...]) -> RunRecord:
+    """Return the record of a run for a list, in which one that is damaged is shown so."""
+    record = _as_record(row[:8], _as_claim(row[10:]))
+    if row[9] == _checksum(row[8], record):
+        return record
+    run_id: Any = record.run_id
+    if isinstance(run_id, bytes):
+        run_id = run_id.decode(errors="replace")
+    _LOG.warning("run %r is listed as damaged: its row has another checksum", run_id)
+    return RunRecord(
+        run_id=str(run_id),
+        agent_id="",
+        status=DAMAGED,
+        length=0,
+        updated_at=time(),  # nobody can tell that it is old
+        owner=record.owner,
+    )
 
 
 def _damaged(run_id: str, seq: int, problem: str) -> CheckpointLoadError:
@@ -432,4 +529,10 @@ def _damaged(run_id: str, seq: int, problem: str) -> CheckpointLoadError:
         f"entry {seq} of run {run_id!r}",
         problem,
         "Restore the file from a backup, or fork the run before that entry.",
+    )
+
+
+def _damaged_run(run_id: str, problem: str) -> CheckpointLoadError:
+    return CheckpointLoadError(
+        f"run {run_id!r}", f"is damaged: {problem}", "Restore the file from a backup."
     )

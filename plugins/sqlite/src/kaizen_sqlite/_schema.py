@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
 from kaizen.errors import StorageUnavailableError
 
+from kaizen_sqlite import _checksums
 from kaizen_sqlite._errors import is_busy
 
 __all__ = ["APPLICATION_ID", "SCRIPTS", "open_reader", "open_writer"]
@@ -98,7 +100,25 @@ CREATE INDEX message_run ON message (run_id, id);
 - `forgotten` has the highest token of the runs that were deleted: none comes again.
 """
 
-SCRIPTS: Sequence[str] = (FIRST,)
+SECOND = """
+ALTER TABLE log ADD COLUMN checksum INTEGER NOT NULL DEFAULT -1;
+UPDATE log SET checksum = of_row(parent, first);
+
+ALTER TABLE described ADD COLUMN checksum INTEGER NOT NULL DEFAULT -1;
+UPDATE described SET checksum = of_row(seq, agent_id, parent_id, status);
+
+ALTER TABLE run ADD COLUMN checksum INTEGER NOT NULL DEFAULT -1;
+UPDATE run SET checksum = of_row(
+    log, run_id, agent_id, parent_id, status, length, updated_at, forked_from,
+    forked_length
+);
+"""
+"""What version 2 adds: a checksum in each row that says where entries are, and whose.
+
+No checksum is -1, so that a row which nobody gave one is not taken for a sound one.
+"""
+
+SCRIPTS: Sequence[str] = (FIRST, SECOND)
 """What makes a file of each version one of the next; a new file is of version 0."""
 
 
@@ -219,7 +239,11 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def _settle(connection: sqlite3.Connection) -> None:
-    """Set what every connection needs; nothing of it is written."""
+    """Set what every connection needs; nothing of it is written.
+
+    A text that is damaged comes out as another text, so that a checksum tells whose it is.
+    """
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
@@ -238,6 +262,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, scripts: Sequence[str])
             return
     finally:
         connection.execute("ROLLBACK")
+    _know_checksums(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         for script in scripts[_check(connection, path, len(scripts)) :]:
@@ -256,6 +281,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, scripts: Sequence[str])
 def _compare(connection: sqlite3.Connection, path: Path, scripts: Sequence[str]) -> None:
     """Refuse a file whose tables are not as ours, or that would do something by itself."""
     model = sqlite3.connect(":memory:", isolation_level=None)
+    _know_checksums(model)
     try:
         for script in scripts:
             model.executescript(script)
@@ -270,6 +296,11 @@ def _compare(connection: sqlite3.Connection, path: Path, scripts: Sequence[str])
             "has other tables than this release made",
             "Choose another `path`, or restore the file from a backup.",
         )
+
+
+def _know_checksums(connection: sqlite3.Connection) -> None:
+    """Let the scripts write the checksums of rows that are there."""
+    connection.create_function("of_row", -1, _checksums.of_row, deterministic=True)
 
 
 def _tables(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:

@@ -1,6 +1,6 @@
 """Lets old runs go: all but the newest of each agent, and what is older than it may be.
 
-What may go is a run that has ended for good and is carried out by nobody. One that was
+What may go is a run that has ended and is carried out by nobody. One that was
 interrupted could go on, and so could one that failed since nobody knows what a call did:
 somebody has to decide. A run inside another one is never let go by itself, since the outer
 one, once it is resumed, would do its work again; it goes with the outer one, after it.
@@ -75,7 +75,7 @@ class Retention:
             store: What keeps the runs.
             agent_id: The agent.
             run_id: The run.
-            ended: Whether it ended for good, so that it counts.
+            ended: Whether it has ended, so that it counts.
         """
         line = await self._line(store, agent_id)
         line.runs = deque(each for each in line.runs if each[0] != run_id)
@@ -221,7 +221,7 @@ async def drop(
 
 
 def _has_ended(stored: Sequence[StoredEntry]) -> bool:
-    """Whether a run has ended for good, so that nobody has to decide anything."""
+    """Whether a run has ended, and nobody has to decide anything."""
     telling = (RunEnded.type, "resumed", "rewound", "forked")
     last = next((each for each in reversed(stored) if each.type in telling), None)
     entry = decode(last) if last is not None else None

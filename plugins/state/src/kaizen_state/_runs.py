@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from time import time_ns
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from kaizen.claims import is_run_id
 from kaizen.errors import (
@@ -40,6 +40,8 @@ from kaizen_state._writer import Known, Moved, Writer, warn
 __all__ = ["Runs"]
 
 Value = TypeVar("Value")
+Said: TypeAlias = dict[str, tuple[str, str]]
+"""The agent and the parent that the past of a run names, by the run's id."""
 
 MAX_OPEN = 64
 MAX_KNOWN = 1024
@@ -91,10 +93,11 @@ class Runs:
     def runs(self, agent_id: str | None, status: str | None, limit: int) -> list[RunRecord]:
         """Return the records of the runs, last updated first."""
         found: list[RunRecord] = []
+        said: Said = {}
         for updated_ns, run_id in self._by_update():
             if len(found) >= limit:
                 break
-            record = self._record(run_id, updated_ns)
+            record = self._record(run_id, updated_ns, said)
             if record is None or agent_id not in (None, record.agent_id):
                 continue
             if status in (None, record.status):
@@ -483,15 +486,16 @@ class Runs:
                 return time_ns()  # it is there, and nobody can tell that it is old
             return 0 if stat.S_ISREG(there.st_mode) else there.st_mtime_ns
 
-    def _record(self, run_id: str, updated_ns: int) -> RunRecord | None:
+    def _record(self, run_id: str, updated_ns: int, said: Said) -> RunRecord | None:
         """Return what there is to say of a run, or `None` if it has no log.
 
         Args:
             run_id: The run.
             updated_ns: When it was written, should it not be able to tell that itself.
+            said: What is known of runs whose past it may share, for this one listing.
         """
         try:
-            return self._settled(run_id, lambda: self._describe(run_id))
+            return self._settled(run_id, lambda: self._describe(run_id, said))
         except UnknownRunError:
             return None
         except (CheckpointLoadError, OSError) as error:
@@ -506,7 +510,7 @@ class Runs:
                 updated_at=updated_ns / 1e9,
             )
 
-    def _describe(self, run_id: str) -> RunRecord:
+    def _describe(self, run_id: str, said: Said) -> RunRecord:
         with self._log(run_id) as log:
             last, fork = log.last(), log.head.fork
             if not last.length and fork is None:
@@ -522,27 +526,34 @@ class Runs:
             )
             first = log.first_entry()
             if fork is not None and (first is None or first.type != "run_started"):
-                record = self._inherited(record, log)
+                record = self._inherited(record, log, said)
             for entry in (first, last.entry):
                 if entry is not None:
                     record = described(record, entry)
             status = last.status or record.status
             return replace(record, length=last.length, status=status)
 
-    def _inherited(self, record: RunRecord, log: Log) -> RunRecord:
-        """Return what a fork has of its past."""
-        length, fork = log.first, log.head.fork
+    def _inherited(self, record: RunRecord, log: Log, said: Said) -> RunRecord:
+        """Return what a fork has of its past.
+
+        Whose it is stands where a run of the line began, or was given to another agent:
+        as far back as that is. It has an end, since each log begins before the one that
+        shares it.
+        """
         status = self._status_before(log)
-        first: StoredEntry | None = None
-        while fork is not None and length:
+        line: list[tuple[str, StoredEntry | None]] = []
+        fork, found = log.head.fork, False
+        while fork is not None and fork[1] and fork[0] not in said and not found:
             with self._ancestor(log.run_id, fork) as parent:
-                if length > parent.first:
-                    first = parent.first_entry()
-                    if first is not None and first.type in ("forked", "run_started"):
-                        break
-                fork = parent.head.fork
-        if first is not None:
-            record = described(record, first)
+                first, fork = parent.first_entry(), parent.head.fork
+            line.append((parent.run_id, first))
+            found = first is not None and bool(described(record, first).agent_id)
+        if fork is not None and not found:
+            agent_id, parent_id = said.get(fork[0], ("", ""))
+            record = replace(record, agent_id=agent_id, parent_id=parent_id)
+        for run_id, first in reversed(line):
+            record = record if first is None else described(record, first)
+            said[run_id] = (record.agent_id, record.parent_id)
         return replace(record, status=status)
 
     # --- forks --------------------------------------------------------------------

@@ -19,6 +19,7 @@ from kaizen import (
     BaseProvider,
     FunctionTool,
     Kernel,
+    ModelCall,
     ModelError,
     ModelReply,
     ModelRequest,
@@ -172,6 +173,19 @@ class SampleModel:
     @hookimpl
     def contribute(self, registry: Registry) -> None:
         registry.add(Provider, "sample", Model(), description="Does as it is told.")
+
+
+class Twice:
+    """Asks each model twice."""
+
+    name = "twice"
+
+    @hookimpl
+    async def wrap_model_call(
+        self, request: ModelRequest, call_next: ModelCall
+    ) -> ModelReply:
+        await call_next(request)
+        return await call_next(request)
 
 
 class Broken:

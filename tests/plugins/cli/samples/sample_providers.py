@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from decimal import Decimal
 
-from kaizen import BaseProvider, ModelProfile, Provider, Registry, hookimpl
+from kaizen import (
+    BaseProvider,
+    ModelProfile,
+    ModelReply,
+    ModelRequest,
+    Provider,
+    Registry,
+    hookimpl,
+)
 from kaizen.errors import ModelAuthError
 
 
 class Known(BaseProvider):
-    """Names its models."""
+    """Names its models, and answers with which one it was asked for."""
 
     name = "keyed"
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        text = f"I am {request.model} of keyed."
+        if request.output is not None:
+            text = json.dumps({"answer": text, "sources": [], "confidence": 1})
+        return ModelReply(text=text)
 
     async def models(self) -> Sequence[ModelProfile]:
         return [

@@ -1,0 +1,83 @@
+"""A run that goes on without its store says so once, not at every write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+from kaizen import BaseAgent, Kernel, tool
+from kaizen.errors import StorageUnavailableError
+from kaizen.ports import StoredEntry
+from kaizen.testing import Call, MemoryCheckpointStore, ModelPlugin, ScriptedModel
+
+pytestmark = pytest.mark.anyio
+
+
+class Full(MemoryCheckpointStore):
+    """A disk that is full for some writes."""
+
+    def __init__(self, *full: int) -> None:
+        super().__init__()
+        self.writes = 0
+        self._full = full
+
+    async def append(
+        self, run_id: str, entries: Sequence[StoredEntry], *, token: int | None = None
+    ) -> None:
+        self.writes += 1
+        if self.writes in self._full:
+            raise StorageUnavailableError("the disk", "is full", "Free some space.")
+        await super().append(run_id, entries, token=token)
+
+
+@tool(danger="safe")
+async def look(number: int) -> str:
+    """Look."""
+    return "seen"
+
+
+async def told_by(store: Full, caplog: pytest.LogCaptureFixture, *, at_once: int) -> str:
+    """Let a run go on over the outages of a store; return what it warns of, a line each."""
+    turn = [Call("look", {"number": number}) for number in range(at_once)]
+    model = ScriptedModel(turn, turn, turn, "done")
+    async with Kernel(
+        plugins=[ModelPlugin(model)],
+        discover=False,
+        config={"default_provider": "scripted"},
+        config_file=False,
+        environ={},
+    ) as kernel:
+        agent = BaseAgent(
+            {"on_save_error": "continue"},
+            "question -> answer",
+            tools=[look],
+            kernel=kernel,
+            store=store,
+        )
+        with caplog.at_level(logging.INFO, "kaizen"):
+            await agent.run(question="?")
+    return "\n".join(each.getMessage() for each in caplog.records)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+async def test_an_outage_is_told_once_and_its_end_once(
+    caplog: pytest.LogCaptureFixture, at_once: int
+) -> None:
+    store = Full(2, 3, 4, 6, 7)
+    told = await told_by(store, caplog, at_once=at_once)
+
+    assert store.writes > 7
+    assert told.count("goes on, and is not kept: [CHECKPOINT_003] the disk is full") == 2
+    assert told.count("is kept again") == 2
+
+
+async def test_an_outage_without_an_end_is_told_once_while_the_run_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Full(*range(1, 1_000))
+    told = await told_by(store, caplog, at_once=1)
+
+    assert store.writes > 7
+    assert told.count("goes on, and is not kept") == 1
+    assert "again" not in told
