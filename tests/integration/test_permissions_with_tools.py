@@ -44,7 +44,6 @@ async def called(rules: dict[str, Any], tool: str, **arguments: Any) -> ToolResu
     ("tool", "arguments"),
     [
         ("read_file", {"path": "data/secret/key"}),
-        ("bash_command", {"command": "cat data/secret/key"}),
         ("bash_command", {"command": "cat secret/key"}),
         ("bash_command", {"command": "cat < secret/key"}),
         ("bash_command", {"command": "cd . && grep -r . secret"}),
