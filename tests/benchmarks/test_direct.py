@@ -64,7 +64,7 @@ async def main():
             nonlocal open_now
             found = []
             async for piece in asked.stream(request):
-                if isinstance(piece, ModelDelta):
+                if isinstance(piece, ModelDelta) and piece.text:
                     found.append(piece.text)
                 if len(found) == 30 and not everybody.is_set():
                     open_now += 1

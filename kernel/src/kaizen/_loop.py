@@ -340,7 +340,7 @@ async def cycle(request: CycleRequest) -> CycleResult:
         if reply.tool_uses:
             reply = _with_distinct_calls(run, reply)
         _replied(run, request.cycle, reply)
-        if plan.keeping is not None and log.must_wait():
+        if plan.keeping is not None and not log.due and log.must_wait():
             await log.settle()
     run._replied = reply
     if not reply.tool_uses:
@@ -398,7 +398,7 @@ async def model_call(request: ModelRequest) -> ModelReply:
             model=request.model,
         )
     )
-    if plan.keeping is not None and log.must_wait():
+    if plan.keeping is not None and not log.due and log.must_wait():
         await log.settle()
     try:
         if plan.config.stream or log.watched:
@@ -450,7 +450,7 @@ async def tool_call(call: ToolCall) -> ToolResult:
             definition=plan.definitions.get(call.name, ""),
         )
     )
-    if plan.keeping is not None and log.must_wait():
+    if plan.keeping is not None and not log.due and log.must_wait():
         await log.settle()
     context = ToolContext(run, call.id, key)
     started = perf_counter()
@@ -586,8 +586,9 @@ async def call_tool(
         if plan.hooked:
             run._outcomes.pop(call_id, None)
     _finished(run, result, cycle)
-    if plan.keeping is not None and run.log.must_wait():
-        await run.log.settle()
+    log = run.log
+    if plan.keeping is not None and not log.due and log.must_wait():
+        await log.settle()
     return result
 
 

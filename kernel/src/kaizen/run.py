@@ -679,7 +679,7 @@ class Run:
             result = self.past.whole(request.cycle)
             if result is not None:
                 return result
-        if self.state.paused:
+        if self.log.state.paused:
             await self.until_continued()
         token = _STEP.set(("cycle", request.cycle))
         self._replied = None

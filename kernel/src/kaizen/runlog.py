@@ -998,7 +998,8 @@ class RunLog:
         state: The fold of the entries, kept up to date.
         over: Whether nothing will be added any more.
         pulse: How many pieces of replies came so far, those that show nothing included.
-        due: Whether it waits to be written; for its keeper.
+        due: Whether it waits to be written, as far as is known without trouble. Then its run
+            need not wait: most often this says all that `must_wait` would.
     """
 
     __slots__ = (
@@ -1068,8 +1069,8 @@ class RunLog:
         Without a store it has not, and with durability `exit` not before its end; with
         `async`, the entries are written while it goes on, unless that has failed.
         """
-        if self.due and self._soon:  # most often, and many times a run
-            return self._problem is not None or self._lost is not None
+        if self.due:
+            return False
         keeping = self._keeping
         if keeping is None:
             return False
@@ -1079,7 +1080,10 @@ class RunLog:
             return False
         if self._soon and not keeping.keeper.closed:
             keeping.keeper.write_soon(self)
-            return self._problem is not None
+            if self._problem is None:
+                return False
+            self.due = False
+            return True
         return self._stored < len(self.entries)
 
     async def settle(self) -> None:
@@ -1128,6 +1132,7 @@ class RunLog:
                 )
         except Exception as error:
             self._problem = error
+            self.due = False
             if isinstance(error, ClaimLostError):
                 self.lose(error)
             raise
@@ -1217,6 +1222,7 @@ class RunLog:
         """Let the run fail at its next step, since it must not go on here."""
         if self._lost is None:
             self._lost = error
+            self.due = False
 
     async def give_up(self, owner: str) -> None:
         """Let others have the run."""
