@@ -998,8 +998,8 @@ class RunLog:
         state: The fold of the entries, kept up to date.
         over: Whether nothing will be added any more.
         pulse: How many pieces of replies came so far, those that show nothing included.
-        due: Whether it waits to be written, as far as is known without trouble. Then its run
-            need not wait: most often this says all that `must_wait` would.
+        due: Whether it is written soon, and nothing is wrong with that: then its run need
+            not wait. Most often this says all that `must_wait` would.
     """
 
     __slots__ = (
