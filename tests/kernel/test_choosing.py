@@ -147,10 +147,27 @@ async def test_a_models_name_with_a_slash_is_no_typo() -> None:
         return True
 
     found: dict[str, Any] = {"preference": 1, "available": here}
-    plain = Offering("plain", ollama=found, route={"routes": ["ai21", "meta_llama"]})
+    routes = ["ai21", "deepseek", "meta_llama", "mistral", "moonshot", "xai", "zai"]
+    plain = Offering("plain", ollama=found, docker={}, route={"routes": routes})
 
-    for model in ("ai/smollm2", "hf.co/meta/llama"):
+    for model in (
+        "ai/smollm2",
+        "deepseek-ai/r1",
+        "docker.io/ai/smollm2",
+        "hf.co/meta/llama",
+        "meta-llama/llama",
+        "mistralai/small",
+        "moonshotai/k2",
+        "x-ai/grok",
+    ):
         assert await answer_of(plain, config={"model": model}) == f"plain ollama: {model}"
+
+
+def test_routes_are_many_names_and_not_one_text() -> None:
+    routes: Any = "groq"
+
+    with pytest.raises(TypeError, match="write \\['groq'\\]"):
+        Registry().add(Provider, "route", object(), routes=routes)
 
 
 async def test_the_kernels_default_may_be_one_word_as_well() -> None:

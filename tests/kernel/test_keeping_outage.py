@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import anyio.lowlevel
 import pytest
 from kaizen import BaseAgent, Kernel, tool
 from kaizen.errors import StorageUnavailableError
@@ -33,11 +34,19 @@ class Full(MemoryCheckpointStore):
 
 @tool(danger="safe")
 async def look(number: int) -> str:
-    """Look."""
+    """Look, while what is written in the background has time to be written."""
+    for _ in range(50):
+        await anyio.lowlevel.checkpoint()
     return "seen"
 
 
-async def told_by(store: Full, caplog: pytest.LogCaptureFixture, *, at_once: int) -> str:
+async def told_by(
+    store: Full,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    at_once: int,
+    durability: str = "sync",
+) -> str:
     """Let a run go on over the outages of a store; return what it warns of, a line each."""
     turn = [Call("look", {"number": number}) for number in range(at_once)]
     model = ScriptedModel(turn, turn, turn, "done")
@@ -49,7 +58,7 @@ async def told_by(store: Full, caplog: pytest.LogCaptureFixture, *, at_once: int
         environ={},
     ) as kernel:
         agent = BaseAgent(
-            {"on_save_error": "continue"},
+            {"on_save_error": "continue", "durability": durability},
             "question -> answer",
             tools=[look],
             kernel=kernel,
@@ -81,3 +90,14 @@ async def test_an_outage_without_an_end_is_told_once_while_the_run_goes_on(
     assert store.writes > 7
     assert told.count("goes on, and is not kept") == 1
     assert "again" not in told
+
+
+async def test_the_end_of_an_outage_is_told_also_where_the_run_does_not_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Full(2, 3)
+    told = await told_by(store, caplog, at_once=1, durability="async")
+
+    assert store.writes > 3
+    assert told.count("is not kept") >= 1
+    assert told.count("is kept again") == told.count("goes on, and is not kept")

@@ -755,11 +755,23 @@ async def test_nobody_can_choose_an_id_that_another_agent_has_by_default(
 
         with pytest.raises(AgentCreationError, match="choose another"):
             BaseAgent(signature="question -> answer", kernel=kernel, agent_id=chosen)
-        for _ in range(2):
-            made = BaseAgent(
-                signature="question -> answer", kernel=kernel, agent_id="QuestionAnswer-3"
-            )
-            assert made.agent_id == "QuestionAnswer-3"
+        for free in ("QuestionAnswer-3", "QuestionAnswer-3", "QuestionAnswer-02"):
+            made = BaseAgent(signature="question -> answer", kernel=kernel, agent_id=free)
+            assert made.agent_id == free
+
+
+async def test_the_id_of_an_agent_from_another_kernel_is_given_to_nobody_else() -> None:
+    config = {"llm_provider": "scripted"}
+    models = [ModelPlugin(ScriptedModel("a", "a")) for _ in range(2)]
+    async with alone(plugins=models[:1]) as one, alone(plugins=models[1:]) as two:
+        agent = BaseAgent(config, "question -> answer", kernel=one)
+        bound = agent.bind(kernel=two)
+        await bound.run(question="?")
+
+        other = BaseAgent(config, "question -> answer", kernel=two)
+
+    assert bound.agent_id == "QuestionAnswer"
+    assert other.agent_id == "QuestionAnswer-2"
 
 
 async def test_an_error_inside_an_error_reads_as_one_sentence() -> None:

@@ -239,8 +239,8 @@ class World:
         return fold(await read_log(self.store, run_id))
 
 
-async def cut_off_and_changed(*, then: bool, now: bool) -> list[str]:
-    """Cut a call off, change what its tool says of itself, resume; return its effects."""
+async def cut_off_and_changed(*, then: bool, now: bool | None) -> list[str]:
+    """Cut a call off, change or remove its tool, resume; return the call's effects."""
     world = World(None, ("act",), "the answer")
     effects: list[str] = []
 
@@ -258,7 +258,7 @@ async def cut_off_and_changed(*, then: bool, now: bool) -> list[str]:
 
     world._own_tools = [act(then)]
     run_id = await world.stopped()
-    world._own_tools = [act(now)]
+    world._own_tools = [] if now is None else [act(now)]
     await world.resume(run_id)
     return effects
 
@@ -274,6 +274,8 @@ async def test_a_call_is_repeated_if_its_tool_says_then_and_now_that_this_is_har
     with pytest.raises(OutcomeUnknownError) as caught:
         await cut_off_and_changed(then=False, now=False)
     assert "changed" not in str(caught.value)
+    with pytest.raises(OutcomeUnknownError, match="which is a tool no more"):
+        await cut_off_and_changed(then=True, now=None)
 
 
 def shape(messages: Sequence[Message]) -> Shape:

@@ -180,12 +180,14 @@ def reopen(run: Run) -> None:
 def _is_harmless(run: Run, call: ToolIntended) -> bool:
     """Whether a call may just be repeated: the tool says so, and said so at that time."""
     spec = run.plan.spec_of.get(call.name)
-    return call.idempotent and (spec is None or spec.effect.idempotent)
+    return call.idempotent and spec is not None and spec.effect.idempotent
 
 
 def _told_of(run: Run, call: ToolIntended) -> str:
     told = f"call {call.call_id!r} of {call.name!r}"
-    known = run.plan.definitions.get(call.name, call.definition)
+    known = run.plan.definitions.get(call.name)
+    if known is None:
+        return f"{told} (which is a tool no more)"
     changed = bool(call.definition) and call.definition != known
     return f"{told} (which has changed since)" if changed else told
 
@@ -631,7 +633,8 @@ async def _make_other_calls(
     run: Run, cycle: int, uses: Sequence[ToolUse]
 ) -> tuple[ToolResult, ...]:
     """Make the calls of one turn that have no result yet, and return all results."""
-    known = {} if run.past is None else run.past.results
+    assert run.past is not None
+    known = run.past.results
     left = [use for use in uses if use.id not in known]
     made = {each.call_id: each for each in await _make_calls(run, cycle, left)}
     return tuple(made.get(use.id) or known[use.id] for use in uses)

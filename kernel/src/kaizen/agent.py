@@ -701,7 +701,7 @@ class BaseAgent:
         first = self._plan is None or self._plan.kernel is not kernel
         if not self._identity.agent_id:
             self._identity.agent_id = kernel.default_agent_id(self.name)
-        elif first and self._kernel is None:
+        elif first:
             kernel.claim_agent_id(self._identity.agent_id)
         managers = (kernel.hooks, *self._hooks)
         config = self.config.over(kernel.config.agent_defaults)

@@ -267,6 +267,7 @@ class Kernel:
 
         Raises:
             ConfigurationError: The name is taken.
+            AgentCreationError: It is the id of an agent which was given none.
         """
         from kaizen.agent import BaseAgent
 
@@ -322,7 +323,9 @@ class Kernel:
             return True
         name, _, number = agent_id.rpartition("-")
         fits = number.isascii() and number.isdecimal() and len(number) < 10
-        return fits and 1 < int(number) <= self._agent_names.get(name, 0)
+        if not fits or number[0] == "0":
+            return False
+        return 1 < int(number) <= self._agent_names.get(name, 0)
 
     def require_running(self) -> None:
         """Raise unless the kernel is running, and in this event loop."""

@@ -18,7 +18,7 @@ __all__ = ["Factory", "Offer", "Registry", "first_available"]
 
 LOOK_S = 1.0
 MEANT = 0.6  # how like a known name has to be to be what was meant
-TYPO = 0.8  # the same, for what need not be a name
+TYPO = 0.81  # the same, for what is more likely the name of a model
 _LOG = logging.getLogger("kaizen")
 
 Port = TypeVar("Port")
@@ -89,7 +89,10 @@ class Registry:
 
         Raises:
             ConfigurationError: The name is taken by an offer of the same rank.
+            TypeError: `routes` is one text.
         """
+        if isinstance(routes, str):
+            raise TypeError(f"routes={routes!r} is one text; write [{routes!r}]")
         taken = self._offers.setdefault(port, {})
         offer = Offer(
             port=port,
@@ -143,8 +146,9 @@ class Registry:
 
         `name/rest` may stand in either of the two. A name that nobody offers leads to
         whoever takes it, with the whole `name/rest`. If nobody does, the choice comes back
-        as it was: names of models have slashes, too. But if the name is nearly that of
-        somebody, it is taken for a name, so that whoever looks it up hears of the mistake.
+        as it was: names of models have slashes, too. But if it is but a letter away from a
+        name that is offered, it is taken for one, so that whoever looks it up hears of the
+        mistake.
         """
         offers = self._offers.get(port, {})
         if "/" in name and name not in offers and not rest:
@@ -157,7 +161,7 @@ class Registry:
         for offer in offers.values():
             if (name or head) in offer.routes:
                 return offer.name, f"{name}/{rest}" if name and rest else name or rest
-        if not name and self._nearest(port, head, TYPO):
+        if not name and self._is_typo(head, offers):
             return head, tail
         return name, rest
 
@@ -206,6 +210,11 @@ class Registry:
         known = {*self.names(port), *near}
         remedy = " ".join(filter(None, [*said, remark, self.remedy(port, name)]))
         return UnknownNameError(_words(port), name, known, remedy)
+
+    def _is_typo(self, name: str, offers: Iterable[str]) -> bool:
+        """Whether a name is most likely that of an offer, with a slip in it."""
+        near = [each for each in offers if abs(len(each) - len(name)) <= 1]
+        return bool(get_close_matches(name.lower(), near, n=1, cutoff=TYPO))
 
     def _nearest(self, port: type[Any], name: str, likeness: float) -> list[str]:
         """Return the name that may be meant, if there is one that is like it."""

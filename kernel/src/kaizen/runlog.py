@@ -1105,10 +1105,6 @@ class RunLog:
             if not self._told:
                 self._told = True
                 _LOG.warning("run %s goes on, and is not kept: %s", self.run_id, error)
-        else:
-            if self._keeping is not None and self._told:
-                self._told = False
-                _LOG.warning("run %s is kept again, and nothing is missing", self.run_id)
 
     async def flush(self) -> None:
         """Make every entry durable, whatever the run demands; without a store, at once.
@@ -1137,6 +1133,9 @@ class RunLog:
                 self.lose(error)
             raise
         self._problem = None
+        if self._told:
+            self._told = False
+            _LOG.warning("run %s is kept again, and nothing is missing", self.run_id)
 
     async def _write(self, keeping: Keeping) -> None:
         if self._lost is not None:

@@ -146,6 +146,10 @@ class ToolSpec:
         category: What it is filed under, such as `file`, `http`, `web` or `system`.
         timeout_s: Longest time for one call, in seconds.
         max_output_chars: Longest result a model is shown; the rest is cut with a mark.
+        directory: The folder to which paths in its arguments are relative, and in which it
+            starts commands; `""` if that is not known. Rules about paths go by it.
+        elsewhere: What it takes that folder itself to be as well: folders that are not in
+            it, where it works in several.
     """
 
     name: str
@@ -155,6 +159,8 @@ class ToolSpec:
     category: str = "function"
     timeout_s: float = 60.0
     max_output_chars: int = 100_000
+    directory: str = ""
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def harmless(self) -> bool:
@@ -300,6 +306,7 @@ def _definition(spec: ToolSpec) -> dict[str, Any]:
         "description": spec.description,
         "parameters": spec.parameters,
         "effect": [getattr(spec.effect, each.name) for each in fields(spec.effect)],
+        "directory": [spec.directory, *spec.elsewhere],
     }
 
 
@@ -473,6 +480,8 @@ def tool(
     category: str = "function",
     timeout_s: float = 60.0,
     max_output_chars: int = 100_000,
+    directory: str = "",
+    elsewhere: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -490,6 +499,8 @@ def tool(
     category: str = "function",
     timeout_s: float = 60.0,
     max_output_chars: int = 100_000,
+    directory: str = "",
+    elsewhere: tuple[str, ...] = (),
 ) -> FunctionTool: ...
 
 

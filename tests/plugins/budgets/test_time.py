@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -12,7 +12,9 @@ from kaizen import (
     Answer,
     BaseAgent,
     InterruptMode,
+    Kernel,
     PendingRequest,
+    Run,
     hookimpl,
     tool,
 )
@@ -62,6 +64,24 @@ class Outside:
         """Hear nothing."""
 
 
+SOON_ASKED = {"run": {"seconds": 60, "soft_at": 0.002, "soft_step": 0.5}}
+"""Limits at which somebody is asked for more time after 0.12 s."""
+
+
+def waiting_for(outside: Outside, **config: Any) -> Callable[[Kernel], BaseAgent]:
+    """An agent whose tool goes on once somebody was asked."""
+
+    @tool(danger="safe")
+    async def wait() -> str:
+        """Wait until somebody was asked."""
+        await outside.called.wait()
+        return "waited"
+
+    return lambda kernel: BaseAgent(
+        config, "q -> a", tools=[wait], kernel=kernel, control_protocol=outside
+    )
+
+
 class Waited(MemoryLedger):
     """A ledger that says when somebody waits for what others hold."""
 
@@ -78,21 +98,11 @@ async def test_at_the_soft_limit_of_time_the_user_is_asked_and_a_yes_goes_on(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside()
-
-    @tool(danger="safe")
-    async def wait() -> str:
-        """Wait until somebody was asked."""
-        await outside.called.wait()
-        return "waited"
-
+    agent_in = waiting_for(outside)
     priced.say(Call("wait"), "done")
-    limits = {"run": {"seconds": 60, "soft_at": 0.002, "soft_step": 0.5}}
     with anyio.fail_after(10):
-        async with running(limits=limits) as kernel:
-            agent = BaseAgent(
-                signature="q -> a", tools=[wait], kernel=kernel, control_protocol=outside
-            )
-            result = await agent.run(q="?")
+        async with running(limits=SOON_ASKED) as kernel:
+            result = await agent_in(kernel).run(q="?")
 
     assert result.a == "done"
     (asked,) = outside.asked
@@ -105,29 +115,166 @@ async def test_a_run_makes_no_step_while_somebody_is_asked_for_more_time(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside(at_once=False)
+    agent_in = waiting_for(outside)
+    priced.say(Call("wait"), "done")
+    with anyio.fail_after(10):
+        async with (
+            running(limits=SOON_ASKED) as kernel,
+            agent_in(kernel).stream(q="?") as run,
+        ):
+            await outside.called.wait()
+            await anyio.wait_all_tasks_blocked()
+            before = len(priced.requests)
+            outside.answers.set()
+            result = await run.wait()
+
+    assert before == 1
+    assert result.a == "done"
+
+
+async def test_a_tool_call_waits_while_somebody_is_asked_for_more_time(
+    running: Running, priced: PricedModel
+) -> None:
+    outside = Outside(at_once=False)
+    called: list[str] = []
+
+    class Late:
+        @hookimpl
+        async def wrap_model_call(self, request: Any, call_next: Any) -> Any:
+            reply = await call_next(request)
+            await outside.called.wait()
+            return reply
 
     @tool(danger="safe")
-    async def wait() -> str:
-        """Wait until somebody was asked."""
-        await outside.called.wait()
-        return "waited"
+    async def search() -> str:
+        """Search."""
+        called.append("search")
+        return "found"
 
-    priced.say(Call("wait"), "done")
-    limits = {"run": {"seconds": 60, "soft_at": 0.002, "soft_step": 0.5}}
+    priced.say(Call("search"), "done")
     with anyio.fail_after(10):
-        async with running(limits=limits) as kernel:
+        async with running(limits=SOON_ASKED) as kernel:
             agent = BaseAgent(
-                signature="q -> a", tools=[wait], kernel=kernel, control_protocol=outside
+                signature="q -> a",
+                tools=[search],
+                kernel=kernel,
+                control_protocol=outside,
+                hooks=[Late()],
             )
             async with agent.stream(q="?") as run:
                 await outside.called.wait()
                 await anyio.wait_all_tasks_blocked()
-                paused, before = run.state.paused, len(priced.requests)
+                before = list(called)
                 outside.answers.set()
-                result = await run.wait()
+                await run.wait()
 
-    assert (paused, before) == (True, 1)
+    assert (before, called) == ([], ["search"])
+
+
+async def test_a_pause_of_the_user_outlasts_the_question_for_more_time(
+    running: Running, priced: PricedModel
+) -> None:
+    outside = Outside(at_once=False)
+    agent_in = waiting_for(outside)
+    priced.say(Call("wait"), "done")
+    with anyio.fail_after(10):
+        async with (
+            running(limits=SOON_ASKED) as kernel,
+            agent_in(kernel).stream(q="?") as run,
+        ):
+            await outside.called.wait()
+            await anyio.wait_all_tasks_blocked()
+            own = run.pause("ann")
+            outside.answers.set()
+            await anyio.wait_all_tasks_blocked()
+            paused, before = run.state.paused, len(priced.requests)
+            run.resume("ann")
+            result = await run.wait()
+
+    assert (own, paused, before) == (True, True, 1)
     assert result.a == "done"
+
+
+async def test_who_lets_a_run_go_on_does_not_answer_for_who_is_asked_for_more_time(
+    running: Running, priced: PricedModel
+) -> None:
+    outside = Outside(at_once=False)
+    agent_in = waiting_for(outside)
+    priced.say(Call("wait"), "done")
+    with anyio.fail_after(10):
+        async with (
+            running(limits=SOON_ASKED) as kernel,
+            agent_in(kernel).stream(q="?") as run,
+        ):
+            await outside.called.wait()
+            run.pause("ann")
+            run.resume("ann")
+            await anyio.wait_all_tasks_blocked()
+            before = len(priced.requests)
+            outside.answers.set()
+            await run.wait()
+
+    assert (before, len(priced.requests)) == (1, 2)
+
+
+async def test_a_no_ends_the_call_that_waits_for_it(
+    running: Running, priced: PricedModel
+) -> None:
+    outside = Outside(approves=False, at_once=False)
+    agent_in = waiting_for(outside, graceful_shutdown_timeout=3_600)
+    priced.say(Call("wait"), "never")
+    with anyio.fail_after(10):
+        async with (
+            running(limits=SOON_ASKED) as kernel,
+            agent_in(kernel).stream(q="?") as run,
+        ):
+            await outside.called.wait()
+            await anyio.wait_all_tasks_blocked()
+            outside.answers.set()
+            with pytest.raises(AgentInterrupted) as caught:
+                await run.wait()
+
+    assert caught.value.reason.mode is InterruptMode.GRACEFUL
+    assert isinstance(caught.value.__cause__, SoftLimitError)
+    assert len(priced.requests) == 1
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_run_inside_waits_too_while_somebody_is_asked_for_more_time(
+    running: Running, priced: PricedModel, stopped: bool
+) -> None:
+    outside = Outside(at_once=False)
+    inside: list[Run] = []
+
+    @tool(danger="safe")
+    async def delegate() -> str:
+        """Let another agent answer, once somebody was asked."""
+        await outside.called.wait()
+        async with answering(kernel).stream(question="?") as run:
+            inside.append(run)
+            return str((await run.wait()).answer)
+
+    priced.say(Call("delegate"), "done", "done")
+    with anyio.fail_after(10):
+        async with running(limits=SOON_ASKED) as kernel:
+            agent = BaseAgent(
+                signature="q -> a",
+                tools=[delegate],
+                kernel=kernel,
+                control_protocol=outside,
+            )
+            async with agent.stream(q="?") as run:
+                await outside.called.wait()
+                await anyio.wait_all_tasks_blocked()
+                before = len(priced.requests)
+                if stopped:  # by itself: it does not wait for the answer any more
+                    inside[0].interrupt()
+                    while not inside[0].ended:
+                        await anyio.lowlevel.checkpoint()
+                outside.answers.set()
+                await run.wait()
+
+    assert (before, len(priced.requests)) == (1, 2 if stopped else 3)
 
 
 @pytest.mark.parametrize("approves", [False, None])
@@ -375,6 +522,34 @@ async def test_a_tool_without_a_model_whose_time_is_up_is_refused(
     codes: Sequence[Any] = [(each.success, each.error_code) for each in (during, before)]
     assert codes == [(False, "BUDGET_001")] * 2
     assert "0 s are left" in before.content
+
+
+@pytest.mark.parametrize("scope", ["run", "kernel"])
+@pytest.mark.parametrize("graceful_s", [0, 3_600])
+@pytest.mark.parametrize("approves", [False, None])
+async def test_a_no_at_the_soft_limit_of_time_stops_a_tool_without_a_model_at_once(
+    running: Running, approves: bool | None, graceful_s: float, scope: str
+) -> None:
+    outside = None if approves is None else Outside(approves=approves)
+
+    @tool(danger="safe")
+    async def wait() -> str:
+        """Wait."""
+        await anyio.sleep(3_600)
+        return "late"
+
+    limits = {"all": {"seconds": 60, "soft_at": 0.002, "scope": scope}}
+    config = {"graceful_shutdown_timeout": graceful_s}
+    with anyio.fail_after(5):
+        async with running(limits=limits) as kernel:
+            agent = BaseAgent(
+                config, "q -> a", tools=[wait], kernel=kernel, control_protocol=outside
+            )
+            result = await agent.execute_tool("wait")
+
+    assert (result.success, result.error_code) == (False, "BUDGET_001")
+    assert "allows 0.12 s" in result.content
+    assert outside is None or len(outside.asked) == 1
 
 
 async def test_a_slice_of_a_limit_that_is_shared_is_a_small_part_of_it() -> None:

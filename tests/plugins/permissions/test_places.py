@@ -104,8 +104,30 @@ def test_a_search_of_everything_looks_at_all_that_the_tool_may_read(
         return policy.decide("grep", given, spec=searcher).type
 
     assert decided(path=".") is ASK
+    assert decided(path="") is ASK
     assert decided(path=str(Path.cwd())) is ASK
     assert decided(path="docs") is ALLOW
+
+
+@pytest.mark.parametrize("path", ["", [""], ["docs", ""], {"": ""}])
+@pytest.mark.parametrize("name", ["path", "folders"])
+def test_an_empty_path_is_the_folder_in_which_the_tool_begins(
+    path: Any, name: str, data: Path, journal: Journal
+) -> None:
+    policy = Policy([deny("read_file(secret/**)"), allow("grep")])
+
+    def decided(given: Any) -> Any:
+        return policy.decide("grep", {"pattern": "x", name: given}).type
+
+    assert decided("docs") is ALLOW
+    assert decided(path) is decided(".") is ASK
+
+
+def test_an_empty_path_is_inside_the_roots(data: Path) -> None:
+    policy = Policy([allow("grep(@roots/)")])
+
+    assert policy.decide("grep", {"path": ""})
+    assert not policy.decide("grep", {"path": ["", "/etc"]})
 
 
 def test_a_command_that_somebody_else_would_start_may_start_anywhere(
@@ -122,9 +144,9 @@ def test_a_command_that_somebody_else_would_start_may_start_anywhere(
     assert "in which folder" in decided.reason
 
 
-@pytest.mark.parametrize("said", ["data", "", 7, None])
+@pytest.mark.parametrize("said", ["data", "", "."])
 def test_a_folder_that_is_no_absolute_path_says_nothing(
-    said: Any, data: Path, journal: Journal
+    said: str, data: Path, journal: Journal
 ) -> None:
     spec = replace(placed(journal.tools["bash_command"], data), directory=said)
     policy = Policy(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from kaizen_permissions import (
 from kaizen_permissions._policy_file import parse_policy
 
 from tests.plugins.permissions.conftest import Running
-from tests.plugins.permissions.workbench import ALLOW, ASK, DENY, Journal, allow
+from tests.plugins.permissions.workbench import ALLOW, ASK, DENY, Journal, allow, placed
 
 NOBODY = Who()
 ROLES = {"admin": ["ann"], "clerk": ["bob", "ann"]}
@@ -218,3 +221,94 @@ def test_a_file_that_others_may_have_written_can_refuse_somebody(
     assert policy.decide(search, who=Who("bob")).type is DENY
     assert policy.decide(search, who=Who("ann")).type is ALLOW
     assert policy.decide(journal.call("tidy"), who=Who("bob")).type is ASK
+
+
+def test_what_is_allowed_in_a_folder_ends_where_a_link_leads_elsewhere(
+    project: Path, journal: Journal
+) -> None:
+    for name in ("a", "b"):
+        (project / name).mkdir()
+    link = project / "link"
+    link.symlink_to("a")
+    rule = PermissionRule("bash_command(make)", ALLOW, folder=str(project / "a"))
+    policy = Policy([rule])
+    shell = placed(journal.tools["bash_command"], link)
+
+    assert policy.decide("bash_command", {"command": "make"}, spec=shell)
+    link.unlink()
+    link.symlink_to("b")
+
+    assert not policy.decide("bash_command", {"command": "make"}, spec=shell)
+
+
+@pytest.mark.parametrize("spelt", ["a/", "link", "./b/../a", "link/."])
+def test_a_folder_is_the_place_that_it_leads_to_when_the_rule_is_made(
+    spelt: str, project: Path, journal: Journal
+) -> None:
+    for name in ("a", "b"):
+        (project / name).mkdir()
+    (project / "link").symlink_to("a")
+    rule = PermissionRule("tidy", ALLOW, folder=f"{project}/{spelt}")
+    (project / "link").unlink()
+    (project / "link").symlink_to("b")
+
+    def decided(folder: str) -> Any:
+        tidy = placed(journal.tools["tidy"], project / folder)
+        return Policy([rule]).decide("tidy", {}, spec=tidy)
+
+    assert decided("a")
+    assert not decided("b")
+    assert not decided("link")
+
+
+def test_people_are_decided_about_in_several_threads_at_once(journal: Journal) -> None:
+    names = [f"user-{number}" for number in range(300)]
+    rules = [PermissionRule("tidy", ALLOW, principals=(each,)) for each in names]
+    policy = Policy(rules)
+    call = journal.call("tidy")
+    begin = threading.Barrier(8)
+
+    def decided(first: int) -> list[bool]:
+        begin.wait(timeout=10)
+        every = [*names[first:], *names[:first]]
+        return [bool(policy.decide(call, who=Who(each))) for each in every]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(decided, range(0, 296, 37)))
+    finally:
+        sys.setswitchinterval(before)
+
+    assert all(map(all, found))
+
+
+def test_what_holds_for_somebody_is_put_together_off_the_event_loop(
+    journal: Journal,
+) -> None:
+    """It takes looking at every rule, and at a folder if one is bound to it."""
+    policy = Policy([PermissionRule("tidy", ALLOW, principals=("ann",))])
+    subject = policy.subject(journal.call("tidy"), who=Who("ann"))
+    assert policy.looks_at_files(subject)
+    assert policy._views == {}
+
+    policy.speak(subject)
+
+    assert not policy.looks_at_files(subject)
+
+
+def test_rules_of_one_priority_are_compared_only_when_a_policy_is_made(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy([PermissionRule("tidy", ALLOW, principals=("ann",)), allow("grep")])
+    monkeypatch.setattr("kaizen_permissions._policy._contradictions", None)
+
+    assert policy.decide(journal.call("tidy"), who=Who("ann"))
+    assert policy.with_rules(allow("read_file")).decide("read_file", {"path": "a"})
+
+
+@pytest.mark.parametrize("given", [5, None, "ann", [""], [7]])
+def test_a_role_that_is_not_given_to_names_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="role 'clerk'"):
+        Policy([], roles={"clerk": given})

@@ -219,3 +219,129 @@ def test_an_option_that_looks_into_other_repositories_or_runs_a_program_is_asked
     option: str, root: Path
 ) -> None:
     assert not only_reads(f"git log -p {option}", root)
+
+
+def evil(folder: Path, *init: str) -> None:
+    """Make a repository that runs a program whenever git looks into it."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", *init)
+    (folder / "f").touch()
+    git(folder, "add", "f")
+    git(folder, "commit", "-q", "-m", "f")
+    git(folder, "config", "core.fsmonitor", "touch RAN; true")
+
+
+def runs(folder: Path) -> bool:
+    """Tell whether `git status` runs the program of a repository below."""
+    git(folder, "status")
+    return any(folder.rglob("RAN"))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_names_that_are_hashed_in_another_way_hide_no_repository(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "--object-format=sha256")
+    evil(tmp_path / "sub", "--object-format=sha256")
+    git(tmp_path, "add", "sub")
+
+    assert not only_reads("git status", tmp_path)
+    assert runs(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_a_moved_work_tree_hides_no_repository(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    evil(tmp_path / "tree" / "sub")
+    git(tmp_path, "config", "core.worktree", "../tree")
+    git(tmp_path / "tree", "--git-dir=../.git", "--work-tree=.", "add", "sub")
+
+    assert not only_reads("git status", tmp_path)
+    assert runs(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_a_repository_is_looked_at_in_each_work_tree_that_it_has(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    inner = tmp_path / "b"
+    evil(inner / "sub")
+    git(inner, "init", "-q")
+    git(inner, "add", "sub")
+    git(inner, "commit", "-q", "-m", "sub")
+    (tmp_path / "a").mkdir()
+    (inner / "sub").rename(tmp_path / "a" / "sub")
+    (tmp_path / "a" / ".git").symlink_to("../b/.git")
+    git(tmp_path, "add", "a", "b")
+
+    assert not only_reads("git status", tmp_path)
+    assert runs(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n\n", "\r\r\n\n"], ids=repr)
+def test_a_file_that_names_a_repository_is_read_as_git_reads_it(
+    end: str, root: Path
+) -> None:
+    moved = root / "moved"
+    (moved / ".git").mkdir(parents=True)
+    (root / ".git").rename(moved / ".git" / "g")
+    (moved / ".git" / "g" / "config").write_text(
+        "[core]\n\tfsmonitor = ./evil\n", encoding="utf-8"
+    )
+    shown = moved / ".git" / f"g{end}".removesuffix("\n")
+    shown.mkdir()
+    (shown / "HEAD").write_text("ref: refs/heads/main\n", encoding="utf-8")
+
+    (root / ".git").write_text(f"gitdir: moved/.git/g{end}", encoding="utf-8", newline="")
+
+    assert not only_reads("git status", root)
+
+
+def test_a_folder_that_itself_looks_like_a_repository_is_asked_about(root: Path) -> None:
+    """Git passes over the `.git` of one, if it lacks something, and takes the folder."""
+    inner = root / "bare"
+    (inner / "sub" / ".git").mkdir(parents=True)
+    for name in ("", "sub/.git/"):
+        (inner / f"{name}HEAD").write_text("ref: refs/heads/main\n", encoding="utf-8")
+    assert only_reads("git status", root)
+
+    for folder in ("bare/sub", "bare"):
+        assert not only_reads(f"git -C {folder} status", root), folder
+
+
+def index(entries: list[tuple[bytes, int]], rest: bytes = b"") -> bytes:
+    """Return an index of repositories, each with its name and what its flags say."""
+    made = b"DIRC\0\0\0\2" + len(entries).to_bytes(4, "big")
+    for name, flags in entries:
+        entry = b"\0" * 24 + b"\0\0\xe0\0" + b"\0" * 32 + flags.to_bytes(2, "big") + name
+        made += entry + b"\0" * (8 - len(entry) % 8)
+    return made + rest + b"\0" * 20
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        index([(b"a/../../x", 9)]),
+        index([(b"/x", 2)]),
+        index([(b"../x", 4)]),
+        index([(b"a//x", 4)]),
+        index([(b"./x", 3)]),
+        index([(b".", 1)]),
+        index([(b"", 0)]),
+        index([(b"x", 40)]),
+        index([(b"x", 0)]),
+        index([(b"x", 1)], b"more"),
+        index([(b"x", 1)], b"IEOT\0\0\0\4" + b"\0" * 4),
+        index([(b"x", 1)], b"TREE\0\0\0\4" + b"\0" * 3),
+        index([(b"x", 1)])[:-8],
+        b"NONE" + index([(b"x", 1)])[4:],
+    ],
+    ids=lambda data: data[-33:].hex(),
+)
+def test_an_index_of_which_git_may_make_something_else_is_asked_about(
+    data: bytes, root: Path
+) -> None:
+    known = index([(b"x", 1), (b"lib/y", 5)], b"TREE\0\0\0\4" + b"\0" * 4)
+    (root / ".git" / "index").write_bytes(known)
+    assert only_reads("git status", root)
+
+    (root / ".git" / "index").write_bytes(data)
+
+    assert not only_reads("git status", root)

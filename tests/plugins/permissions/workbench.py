@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,9 @@ class Journal:
         return "done"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedSpec(ToolSpec):
-    """A tool that says where it begins, as those of other plugins do."""
-
-    directory: str
-    elsewhere: tuple[str, ...] = ()
-
-
-def placed(made: FunctionTool, directory: Path | str, *elsewhere: str) -> PlacedSpec:
-    told: dict[str, Any] = {
-        each.name: getattr(made.spec, each.name) for each in fields(ToolSpec)
-    }
-    return PlacedSpec(**told, directory=str(directory), elsewhere=elsewhere)
+def placed(made: FunctionTool, directory: Path | str, *elsewhere: str) -> ToolSpec:
+    """Return what is known of a tool that begins in a folder."""
+    return replace(made.spec, directory=str(directory), elsewhere=elsewhere)
 
 
 class Person:

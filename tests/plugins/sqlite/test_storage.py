@@ -377,6 +377,67 @@ async def test_an_older_file_is_brought_up_to_date_and_keeps_what_it_has(
     assert count(path, "more") == count(path, "entry") == 1
 
 
+@pytest.mark.parametrize("version", ["version1", "version2"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE run SET length = length + 1 WHERE run_id = 'third'",
+        """INSERT INTO run (log, run_id, agent_id, parent_id, status, length, updated_at,
+        updated) VALUES (4, 'fourth', 'alice', '', 'running', 0, 9.0, 9)""",
+        "DELETE FROM message",
+    ],
+    ids=["update", "insert", "delete"],
+)
+async def test_an_older_release_that_has_the_file_open_damages_no_run_of_it(
+    path: Path, version: str, statement: str
+) -> None:
+    with by_hand(path) as older:
+        older.executescript(content(GOLDEN / f"{version}.sql").decode())
+        older.execute("INSERT INTO log (id, first) VALUES (4, 0)")
+        older.execute("BEGIN")
+        older.execute(statement)
+        older.execute("ROLLBACK")
+
+        async with SqliteStorage(path) as store:
+            before = list(await store.runs())
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                older.execute(statement)
+
+            assert list(await store.runs()) == before
+            assert "damaged" not in {each.status for each in before}
+
+
+async def test_a_file_that_a_newer_release_brought_up_to_date_is_used_no_more(
+    path: Path,
+) -> None:
+    newer = (*SCRIPTS, "CREATE TABLE more (one INTEGER) STRICT;\n")
+    async with SqliteStorage(path) as store:
+        token = await store.claim("run", owner="a", lease_s=60)
+        await store.append("run", entries(0, 1), token=token)
+        await store.send("run", b"hello")
+        await store.read("run")
+        open_writer(path, sqlite3.Connection, timeout_s=1, scripts=newer).close()
+        with by_hand(path) as connection:
+            before = list(connection.iterdump())
+
+        for use in (
+            store.append("run", entries(1, 1), token=token),
+            store.fork("run", length=1, new_run_id="branch"),
+            store.claim("run", owner="a", lease_s=60),
+            store.delete("run"),
+            store.send("run", b"hello"),
+            store.receive(["run"]),
+            store.read("run"),
+            store.runs(),
+        ):
+            with pytest.raises(StorageUnavailableError, match="by now") as caught:
+                await use
+            assert str(path) in str(caught.value)
+
+        with by_hand(path) as connection:
+            assert list(connection.iterdump()) == before
+
+
 async def test_an_update_that_fails_leaves_the_older_file(path: Path) -> None:
     async with SqliteStorage(path) as store:
         await store.append("run", entries(0, 1))
@@ -446,7 +507,8 @@ async def test_a_chain_of_a_thousand_forks_is_read_and_let_go(
         await store.delete(f"run{number}")
     assert list(await store.read("run1000")) == entries(0, 1_001)
     await store.delete("run1000")
-    assert [count(path, each) for each in ("run", "log", "entry", "described")] == [0] * 4
+    tables = ("record", "log", "entry", "described")
+    assert [count(path, each) for each in tables] == [0] * 4
 
 
 async def test_of_a_deleted_run_its_forks_keep_what_they_share_and_no_more(
@@ -652,7 +714,7 @@ async def test_a_changed_row_of_a_run_is_told_by_whoever_would_go_by_it(
         await store.append("run", entries(0, 3), token=token)
         await store.append("other", entries(0, 1))
     with by_hand(path) as connection:
-        connection.execute(f"UPDATE run SET {change} WHERE run_id = 'run'")
+        connection.execute(f"UPDATE record SET {change} WHERE run_id = 'run'")
 
     async with SqliteStorage(path) as store:
         for use in (
@@ -677,7 +739,7 @@ async def test_a_damaged_run_is_found_among_those_that_are_damaged(path: Path) -
         for run_id in ("run", "other"):
             await store.append(run_id, entries(0, 1))
     with by_hand(path) as connection:
-        connection.execute("UPDATE run SET status = 'lost' WHERE run_id = 'run'")
+        connection.execute("UPDATE record SET status = 'lost' WHERE run_id = 'run'")
 
     async with SqliteStorage(path) as store:
         listed = {

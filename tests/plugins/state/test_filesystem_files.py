@@ -305,6 +305,27 @@ async def test_a_run_of_which_forks_need_the_past_cannot_be_begun_again(
     assert list(await store.read("run")) == noted(0, 1)
 
 
+async def test_a_fork_of_nothing_belongs_to_nobody_whatever_else_is_listed(
+    tmp_path: Path,
+) -> None:
+    store = FilesystemStorage(tmp_path)
+    await store.append("run", [started("run", "alice"), *noted(1, 1)])
+    await store.fork("run", length=0, new_run_id="empty")
+    await store.append("empty", noted(0, 1))
+    await store.fork("empty", length=1, new_run_id="twig")
+    owners = {"empty": "", "twig": ""}
+    assert await agents(store) == owners | {"run": "alice"}
+
+    await store.fork("run", length=1, new_run_id="branch")  # is listed first
+
+    assert await agents(store) == owners | {"run": "alice", "branch": "alice"}
+
+
+async def agents(store: FilesystemStorage) -> dict[str, str]:
+    """Return to whom each run belongs."""
+    return {each.run_id: each.agent_id for each in await store.runs()}
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_in_a_long_line_of_forks_each_is_looked_at_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

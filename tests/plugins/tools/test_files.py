@@ -142,6 +142,17 @@ async def test_the_working_directory_inside_a_larger_root_is_only_itself(
     assert above.startswith("# Title")
 
 
+async def test_an_empty_path_is_the_working_directory(toolbox: Toolbox, tree: Path) -> None:
+    """As rules about paths take it."""
+    async with toolbox(roots=["docs", "src"]) as call:
+        for name in ("list_directory", "search_files"):
+            empty, here = [await call(name, path=path) for path in ("", ".")]
+            assert {**empty, "path": "."} == {**here, "path": "."}
+        for name in ("read_file", "delete_file"):
+            with pytest.raises(ToolError, match="outside the roots"):
+                await call(name, path="")
+
+
 async def test_listing_a_file_says_that_it_is_one(toolbox: Toolbox, tree: Path) -> None:
     async with toolbox() as call:
         with pytest.raises(ToolError, match=r"is a file, not a directory. Use read_file"):

@@ -312,7 +312,7 @@ async def test_tools_of_this_machine_say_where_they_begin(
 
     async with toolbox(roots=["data", "."]) as tools:
         said = {
-            name: getattr((await tools.kernel.get(Tool, name)).spec, "directory", None)
+            name: (await tools.kernel.get(Tool, name)).spec.directory
             for name in ("read_file", "write_file", "grep", "bash_command", "http_get")
         }
         done = await tools("bash_command", command="pwd")
@@ -323,7 +323,7 @@ async def test_tools_of_this_machine_say_where_they_begin(
         "write_file": str(tmp_path),
         "grep": str(tmp_path),
         "bash_command": str(tmp_path / "data"),
-        "http_get": None,
+        "http_get": "",
     }
     assert done["stdout"].strip() == said["bash_command"]
     assert read

@@ -15,7 +15,7 @@ from kaizen.errors import AgentInterrupted
 
 from kaizen_budgets._amounts import SECONDS, Amounts, milliseconds
 from kaizen_budgets._errors import BudgetExceededError, LedgerError, SoftLimitError
-from kaizen_budgets._meter import SOURCE, note_settled
+from kaizen_budgets._meter import note_settled
 from kaizen_budgets._stopping import warn
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class _Clock:
     """Counts the time that a run takes, slice by slice, each reserved before it begins.
 
     A run that gets no further slice is stopped: gracefully a little before its time is
-    over, and at once when it is. At a soft limit the run pauses while somebody is asked,
-    and what is under way goes on, up to the hard one.
+    over, and at once when it is. At a soft limit the run makes no further call while
+    somebody is asked, and what is under way goes on, up to the hard one.
     """
 
     def __init__(
@@ -214,23 +214,23 @@ class _Clock:
         return following
 
     async def _ask(self, error: SoftLimitError, tasks: anyio.abc.TaskGroup) -> None:
-        """Ask whether to go on; the run makes no further step until that is answered."""
-        run = self._meter.run
-        paused = run.pause(SOURCE)
-        goes_on = True
+        """Ask whether to go on; the run makes no further call until that is answered."""
+        grace_s = self._grace()
         try:
-            goes_on = await self._limits.may_go_on(self._meter, error)
-            if not goes_on and self._grace():
-                await self._limits.refused(self._meter, error)
+            with self._limits.answers.awaited(self._meter.run):
+                if await self._limits.may_go_on(self._meter, error):
+                    return
+                if grace_s > 0:
+                    await self._limits.refused(self._meter, error)
+                if self._meter.run.interrupted is None:  # it cannot stop gracefully
+                    self._cut_off(error, tasks)
+                    return
+            await anyio.sleep(grace_s)
+            self._cut_off(error, tasks)
         except AgentInterrupted:  # it was stopped for another reason meanwhile
             pass
         finally:
-            self._asking = False
-            if paused:
-                run.resume(SOURCE)
-        if not goes_on:
-            await anyio.sleep(self._grace())
-            self._cut_off(error, tasks)
+            self._asking = False  # only now: who has answered is not asked again
 
     def _cut_off(self, error: BudgetExceededError, tasks: anyio.abc.TaskGroup) -> None:
         self._over = error

@@ -41,7 +41,14 @@ from kaizen_budgets._meter import (
     tell_parent,
 )
 from kaizen_budgets._prices import cost_of, cost_of_failure, most_of, price_of
-from kaizen_budgets._stopping import allowed_to_go_on, note_over, stop, warn
+from kaizen_budgets._stopping import (
+    LOOK_S,
+    Answers,
+    allowed_to_go_on,
+    note_over,
+    stop,
+    warn,
+)
 from kaizen_budgets._terms import Terms
 
 if TYPE_CHECKING:
@@ -58,9 +65,6 @@ if TYPE_CHECKING:
 __all__ = ["CLEANUP_S", "GATES", "Payment", "SpendLimits", "holding"]
 
 CLEANUP_S = 30.0
-LOOK_S = 0.5
-"""How often who waits looks whether its run was asked to stop."""
-
 _LOG = logging.getLogger("kaizen")
 
 GATES: ContextVar[tuple[SpendLimits, ...]] = ContextVar("kaizen_budgets", default=())
@@ -115,6 +119,9 @@ class SpendLimits:
             the names of the budgets.
         terms: How it is reckoned; see `Terms`.
 
+    Attributes:
+        answers: What calls wait for while somebody is asked for more time.
+
     Raises:
         ValueError: Two budgets have one name.
     """
@@ -133,6 +140,7 @@ class SpendLimits:
         self.budgets = budgets
         self.terms = Terms(**terms)
         self.name = name or f"limits-{crc32(' '.join(labels).encode()):08x}"
+        self.answers = Answers()
         self._ledger = ledger if ledger is not None else MemoryLedger()
         self._meters: dict[str, Meter] = {}
         self._causes: dict[str, BudgetExceededError] = {}
@@ -184,6 +192,7 @@ class SpendLimits:
         run = current_run()
         if not self.budgets or self._pays(run, ""):
             return await call_next(request)
+        await self.answers.until_given(run)
         profile = await _profile(run, request)
         if self.terms.tell_model:
             request = request.with_messages(await self._told(self._meter(run)))
@@ -206,6 +215,7 @@ class SpendLimits:
         run = current_run()
         if not self.budgets or self._pays(run, call.id):
             return await call_next(call)
+        await self.answers.until_given(run)
         self._reach(run.kernel.hooks)
         cost = Amounts(usd=self.terms.tool_costs.get(call.name, 0), tool_calls=1)
         token = GATES.set(_with(GATES.get(), self))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from kaizen_budgets._errors import BudgetExceededError, SoftLimitError
     from kaizen_budgets._ledger import Account, Balance, Crossing, Ledger
 
-__all__ = ["allowed_to_go_on", "note_over", "stop", "warn"]
+__all__ = ["LOOK_S", "Answers", "allowed_to_go_on", "note_over", "stop", "warn"]
 
 TELL_S = 5.0
+LOOK_S = 0.5
+"""How often who waits looks whether its run was asked to stop."""
+
 _LOG = logging.getLogger("kaizen")
 
 
@@ -59,6 +63,46 @@ def note_over(run: Run, accounts: Sequence[Account], what: str) -> None:
         _LOG.warning("%s cost more than budget %r had left", what, account.label)
         if not run.ended:
             run.note(SOURCE, "over", {"account": account.label, "what": what[:200]})
+
+
+class Answers:
+    """The answers without which runs make no further call.
+
+    Such a run is not paused: a pause is the user's, who may ask for one and end it
+    meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._awaited: list[tuple[str, anyio.Event]] = []
+
+    @contextmanager
+    def awaited(self, run: Run) -> Generator[None]:
+        """Have the calls of a run, and of every run inside it, wait for the block's end."""
+        question = (run.id, anyio.Event())
+        self._awaited.append(question)
+        try:
+            yield
+        finally:
+            self._awaited.remove(question)
+            question[1].set()
+
+    async def until_given(self, run: Run) -> None:
+        """Wait while somebody is asked about a run, or one around it.
+
+        Raises:
+            AgentInterrupted: It was asked to stop while it waited.
+        """
+        while (given := self._missing(run)) is not None:
+            while not given.is_set() and run.interrupted is None:
+                with anyio.move_on_after(LOOK_S):
+                    await given.wait()
+            await run.until_continued()  # the user may have paused it meanwhile
+
+    def _missing(self, run: Run) -> anyio.Event | None:
+        if not self._awaited:
+            return None
+        path = {each.id for each in run.path}
+        return next((given for run_id, given in self._awaited if run_id in path), None)
 
 
 async def allowed_to_go_on(run: Run, ledger: Ledger, error: SoftLimitError) -> bool:

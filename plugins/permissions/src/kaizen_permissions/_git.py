@@ -20,7 +20,13 @@ from kaizen_permissions._words import Word, named
 if TYPE_CHECKING:
     from kaizen_permissions._places import Reach
 
-__all__ = ["folder_of_git", "git_only_reads", "scripts_of_git", "subcommand"]
+__all__ = [
+    "folder_of_git",
+    "git_only_reads",
+    "keeps_files",
+    "scripts_of_git",
+    "subcommand",
+]
 
 # Options of `git log` and its kin that run a program or write a file; git understands them
 # shortened, too.
@@ -33,6 +39,12 @@ _SHOWING = named(
     " shortlog merge-base rev-list name-rev for-each-ref show-ref diff-tree diff-index"
     " diff-files whatchanged count-objects check-ignore grep cherry range-diff version"
     " check-attr show-branch"
+)
+# What leaves all files of a work tree as they are, whatever it does beside that.
+_KEEPING = _SHOWING | named(
+    "add stage commit fetch push branch tag remote config notes reflog gc prune fsck init"
+    " repack maintenance update-index update-ref symbolic-ref ls-remote verify-commit"
+    " verify-tag hash-object write-tree commit-tree help var"
 )
 _LISTING = {
     "branch": re.compile(
@@ -108,6 +120,13 @@ def subcommand(argv: Sequence[str]) -> int:
     return min(at, len(argv))
 
 
+def keeps_files(argv: Sequence[str]) -> bool:
+    """Tell whether a command of git changes no file but those that it is given, if any."""
+    at = subcommand(argv)
+    name = argv[at] if at < len(argv) else "help"
+    return name in _KEEPING or (name, *argv[at + 1 : at + 2]) in _STASHED
+
+
 def folder_of_git(words: Sequence[Word]) -> str:
     """Return the folder in which git looks for a repository, from where it starts."""
     end = subcommand([word.text for word in words])
@@ -147,6 +166,7 @@ def _values(words: Sequence[Word], option: re.Pattern[str]) -> list[Sequence[Wor
     return found
 
 
+_STASHED = {("stash", "list"), ("stash", "show")}
 _VALUED = named("-C -c --git-dir --work-tree --namespace --exec-path --config-env")
 
 

@@ -134,23 +134,27 @@ class Places:
         """Give what may be a path in a word, be it in an option or as its value.
 
         What has no slash is one only where there is something of that name, or if it is
-        the whole word.
+        the whole word. A cluster of options that is too long to look at may name anything
+        in the folder.
 
         Args:
             text: The word.
             places: Where the program may start.
             script: Whether the word may be a script, with paths in it.
         """
-        if len(text) > _MAX_PATH:
-            return
         parts = [text]
         if "://" not in text:
             parts += _PARTS.split(text)
-        if text.startswith("-") and len(text) < _MAX_CLUSTER:
-            parts += [text[at:] for at in range(2, len(text))]
+        if text.startswith("-"):
+            short = len(text) < _MAX_CLUSTER
+            parts += [text[at:] for at in range(2, len(text))] if short else []
+            if not short and not text.startswith("--"):
+                parts.append(".")
         if script:
             parts += _QUOTED.split(text)
-        for each in dict.fromkeys(filter(None, parts)):
+        for each in dict.fromkeys(parts):
+            if not 0 < len(each) <= _MAX_PATH:  # no system has names that long
+                continue
             is_path = "/" in each or (each is text and not text.startswith("-"))
             if _is_prose(each) or "://" in each:
                 is_path = False
@@ -223,19 +227,29 @@ class Places:
     def git_runs_nothing(self, folder: str, places: Sequence[str]) -> bool:
         """Tell whether no repository that git may find in a folder makes it run anything.
 
-        One that lacks something is passed over by git, so that all around it count.
+        One that lacks something is passed over by git, so that all around it count, and
+        so does a folder that is itself like a `.git`.
         """
-        return all(
-            runs_nothing(git, self._contains)
-            for place in places
-            for git in self._repositories(realpath(join(place, folder)))
-        )
+        around = [
+            each for place in places for each in self._around(realpath(join(place, folder)))
+        ]
+        if any(os.path.lexists(join(each, "HEAD")) for each in around):
+            return False
+        found = dict.fromkeys(join(each, ".git") for each in around)
+        return all(map(runs_nothing, filter(os.path.lexists, found)))
 
-    def _repositories(self, path: str) -> Iterator[str]:
+    def tops(self, folder: str, places: Sequence[str]) -> Iterator[str]:
+        """Give the folder inside the roots that is around all that git may change.
+
+        Which repository it finds is not known: it passes over those that lack something.
+        """
+        for place in places:
+            yield from [*self._around(realpath(join(place, folder)))][-1:]
+
+    def _around(self, path: str) -> Iterator[str]:
+        """Give a folder and those that it is in, as far as they are inside the roots."""
         while self._contains(path):
-            git = join(path, ".git")
-            if os.path.lexists(git):
-                yield git
+            yield path
             if path == dirname(path):
                 return
             path = dirname(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,10 +86,6 @@ class Policy:
             by role.
         stricter: Rules that can only ask and refuse more than the others do, whatever
             their priority, such as those of a file that is not to be trusted.
-
-    Attributes:
-        contradictions: Pairs of rules of the same priority of which the second never has
-            an effect, since the first is stronger.
     """
 
     def __init__(
@@ -136,10 +133,19 @@ class Policy:
         self._bound: dict[object, tuple[ToolSpec | None, Bound]] = {}
         self._shapes: dict[str, tuple[ToolSpec, Shape]] = {}
         self._for_some = tuple(each for each in rules if not each.is_for_all)
+        self._for_folders = any(each.folder for each in rules)
         self._views: dict[tuple[Who, str], Policy] = {}
+        self._lock = threading.Lock()
         self._file_rules = _about_files(rules)
         self._redirect_rules = _about_redirects(rules)
-        self.contradictions = tuple(_contradictions(rules))
+
+    @property
+    def contradictions(self) -> tuple[tuple[PermissionRule, PermissionRule], ...]:
+        """Pairs of rules of the same priority of which the second never has an effect.
+
+        The first is stronger. They are looked for whenever this is asked for.
+        """
+        return tuple(_contradictions(self._own))
 
     @property
     def rules(self) -> tuple[PermissionRule, ...]:
@@ -217,15 +223,17 @@ class Policy:
         """
         if not self._for_some:
             return self
-        start = subject.at(self.place).place.directory
-        view = self._views.get((subject.who, start))
+        folder = ""
+        if self._for_folders:  # which a link may have led elsewhere before
+            folder = os.path.realpath(subject.at(self.place).place.directory)
+        view = self._views.get((subject.who, folder))
         if view is None:
-            view = self._view(subject.who, start)
+            with self._lock:
+                view = self._view(subject.who, folder)
         return view
 
-    def _view(self, who: Who, start: str) -> Policy:
+    def _view(self, who: Who, folder: str) -> Policy:
         roles = self._roles.get(who.principal, frozenset())
-        folder = os.path.realpath(start)
         own = tuple(each for each in self._own if each.holds(who, roles, folder))
         view = next((each for each in self._views.values() if each._own == own), None)
         if view is None:
@@ -235,14 +243,14 @@ class Policy:
             view._for_some = ()
         if len(self._views) >= MAX_VIEWS:
             self._views.clear()
-        self._views[who, start] = view
+        self._views[who, folder] = view
         return view
 
     def looks_at_files(self, subject: Subject) -> bool:
-        """Whether to decide it takes looking at files, or reading a command."""
-        view = self._for(subject)
-        if view is not self:
-            return view.looks_at_files(subject)
+        """Whether to decide it takes looking at files, at a command or at all rules."""
+        if self._for_some:
+            known = None if self._for_folders else self._views.get((subject.who, ""))
+            return known is None or known.looks_at_files(subject)
         if subject.shape.takes("command") or self._bind(subject).looks_at_files:
             return True
         if not subject.shape.takes("path") and subject.is_flat:
@@ -352,7 +360,7 @@ class Policy:
             moved = [path for path in each.writes if path not in each.redirected]
             said.append(_doubted(self._readings(_READERS, [*map(read, moved)])))
             said.append(self._readings(_READERS, [*map(read, each.reads)]))
-            said += [self._perhaps(read(path)) for path in dict.fromkeys(each.touched)]
+            said += map(self._perhaps, dict.fromkeys(map(read, each.touched)))
         if not all(analysis.understood for analysis in subject.commands):
             said.append(_doubted(_strictest((*self._file_rules, *self._redirect_rules))))
         return _worst(said)
@@ -652,11 +660,14 @@ def _roles_of(roles: Mapping[str, Iterable[str]]) -> Mapping[str, frozenset[str]
     """Return the roles of each principal."""
     found: dict[str, set[str]] = {}
     for role, principals in roles.items():
-        if isinstance(principals, str) or not all(map(_is_name, (role, *principals))):
+        given: object = principals
+        listed = isinstance(given, Iterable) and not isinstance(given, str)
+        names = tuple(principals) if listed else (None,)
+        if not all(map(_is_name, (role, *names))):
             raise ConfigurationError(
                 f"the role {role!r}", "is not given to names", "Write {role: [names]}."
             )
-        for each in principals:
+        for each in filter(None, names):
             found.setdefault(each, set()).add(role)
     return {each: frozenset(theirs) for each, theirs in found.items()}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kaizen_permissions._git import (
     folder_of_git,
     git_only_reads,
+    keeps_files,
     scripts_of_git,
     subcommand,
 )
@@ -300,7 +301,10 @@ class Programs:
         """Give what a program may read or write of which that is not known."""
         name = words[0].text
         script = name in _SCRIPTED or interpreter(name) is not None
-        if _works_here([word.text for word in words]):
+        argv = [word.text for word in words]
+        if name == "git" and not keeps_files(argv):
+            yield from self._places.tops(folder_of_git(words), places)
+        if _works_here(argv):
             words = [*words, Word(text=".")]
         for word in _given(words):
             if word.pattern >= 0:
@@ -778,10 +782,22 @@ def _works_here(argv: Sequence[str]) -> bool:
     if name == "find":
         return not first or first.startswith("-")
     if name in ("tar", "bsdtar", "gtar"):
-        return "--extract" in argv or re.match(r"-?[a-zA-Z]*x", first) is not None
-    return name in ("unzip", "patch") or (
-        name == "git" and not {"apply", "am", "clean"}.isdisjoint(argv[1:])
-    )
+        return _LETTERS_WITH_X.match(first) is not None or any(map(_extracts, argv[1:]))
+    return name in _UNPACKING or (name == "git" and not keeps_files(argv))
+
+
+def _extracts(option: str) -> bool:
+    """Tell whether an option of `tar` may be the one that unpacks; it can be shortened."""
+    if option.startswith("--"):
+        return len(option) > 2 and any(each.startswith(option) for each in _EXTRACTING)
+    return option.startswith("-") and _LETTERS_WITH_X.match(option, 1) is not None
+
+
+_LETTERS_WITH_X = re.compile(r"[a-zA-Z]*x")
+_EXTRACTING = ("--extract", "--get")
+_UNPACKING = named(
+    "unzip patch cpio bsdcpio pax 7z 7za 7zr 7zz unrar rar unar jar ar cabextract"
+)
 
 
 def _search(argv: Sequence[str]) -> Search | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from posixpath import dirname, join
 from struct import unpack_from
 
@@ -23,7 +23,7 @@ MAX_CONFIG_BYTES = 262_144
 MAX_INDEX_BYTES = 64 * 1_024 * 1_024
 MAX_REPOSITORIES = 64
 _MAX_PATH = 4_096
-_GITDIR = re.compile(r"gitdir: ([^\n\0]*(?:^|/)\.git(?:/[^\n\0]*)?)\n?", re.MULTILINE)
+_GITDIR = re.compile(r"gitdir: ([^\n\r\0]*/)?\.git(/[^\n\r\0]*)?")
 _SECTION = re.compile(
     r'[ \t]*\[([A-Za-z0-9-]+)(?:\.([A-Za-z0-9.-]+)|[ \t]+"((?:[^"\\]|\\.)*)")?\](.*)'
 )
@@ -31,10 +31,15 @@ _SETTING = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?)[ \t]*
 _NOTHING = re.compile(r"[ \t]*(?:[#;].*)?")
 # An entry of the index: times, device and inode; then the mode, of which this is a
 # repository's; then its owner, size and hash; then flags with the length of its name.
+# After all of them come extensions, each with its name and length, and a hash.
 _LINK = b"\x00\x00\xe0\x00"
 _MODE_AT = 24
-_FIXED = {b"\x00\x00\x00\x02": 62, b"\x00\x00\x00\x03": 62}
+_FIXED = 62
 _EXTENDED = 0x4000
+_LENGTH = 0xFFF
+_HASH = 20
+_KNOWN_INDEXES = (b"DIRC\x00\x00\x00\x02", b"DIRC\x00\x00\x00\x03")
+_JUMPS = b"IEOT"  # tells git where entries are, so that it may find others
 
 _HARMLESS: Mapping[str, frozenset[str] | None] = {
     # What git knows under these names runs nothing; `None` is all of it.
@@ -46,9 +51,8 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
         " bigfilethreshold whitespace sparsecheckout sparsecheckoutcone"
         " hidedotfiles"
     ),
-    "extensions": named(
-        "objectformat compatobjectformat refstorage worktreeconfig noop relativeworktrees"
-    ),
+    # Not `objectformat`: other hashes make an index of which nothing is known here.
+    "extensions": named("refstorage worktreeconfig noop relativeworktrees"),
     "remote": named("url pushurl fetch push tagopt prune prunetags mirror gh-resolved"),
     "submodule": named("url active branch ignore shallow recurse"),
     "user": named("name email signingkey useconfigonly"),
@@ -76,37 +80,34 @@ def git_folder(path: str) -> str | None:
     if os.path.isdir(path):  # noqa: PTH112 - a text is all that is needed
         return path
     text = _text(path, _MAX_PATH)
-    found = None if text is None else _GITDIR.fullmatch(text)
-    return None if found is None else join(dirname(path), found[1])
+    line = "" if text is None else text.rstrip("\r\n")
+    if not _GITDIR.fullmatch(line):
+        return None
+    return join(dirname(path), line.removeprefix("gitdir: "))
 
 
-def runs_nothing(path: str, contains: Callable[[str], bool]) -> bool:
-    """Tell whether nothing is known to be run by the repository of a `.git`.
+def runs_nothing(path: str) -> bool:
+    """Tell whether nothing is known to be run by the repository of a file or folder `.git`.
 
     The repositories in it count too, into which git looks as well.
-
-    Args:
-        path: A file or folder `.git`.
-        contains: Tells whether a path stays inside the roots.
     """
-    waiting, seen = [path], set[str]()
+    waiting, seen = [path], set[tuple[str, str]]()
     while waiting:
         git = waiting.pop()
-        real = os.path.realpath(git)
-        if real in seen:
+        tree = os.path.realpath(dirname(git))
+        both = (os.path.realpath(git), tree)
+        if both in seen:
             continue
-        seen.add(real)
+        seen.add(both)
         folder = git_folder(git)
         if folder is None or len(seen) > MAX_REPOSITORIES:
             return False
-        if not all(_is_harmless(each, contains) for each in _folders(folder)):
+        if not all(_is_harmless(each, tree) for each in _folders(folder)):
             return False
         inner = _inner(folder)
         if inner is None:
             return False
-        waiting += filter(
-            os.path.lexists, (join(dirname(git), each, ".git") for each in inner)
-        )
+        waiting += filter(os.path.lexists, (join(tree, each, ".git") for each in inner))
     return True
 
 
@@ -119,7 +120,7 @@ def _folders(folder: str) -> Iterator[str]:
         yield join(folder, "\0" if text is None else text.rstrip("\r\n"))
 
 
-def _is_harmless(folder: str, contains: Callable[[str], bool]) -> bool:
+def _is_harmless(folder: str, tree: str) -> bool:
     if "\0" in folder or os.path.lexists(join(folder, "hooks", "post-index-change")):
         return False  # a hook that runs whenever git notes what it has seen
     for name in ("config", "config.worktree"):
@@ -130,19 +131,20 @@ def _is_harmless(folder: str, contains: Callable[[str], bool]) -> bool:
         if text is None:
             return False
         for section, key, value in _settings(text.removeprefix("\ufeff")):
-            if not _sets_nothing(section, key, value, folder, contains):
+            if not _sets_nothing(section, key, value, folder, tree):
                 return False
     return True
 
 
-def _sets_nothing(
-    section: str, key: str, value: str, folder: str, contains: Callable[[str], bool]
-) -> bool:
+def _sets_nothing(section: str, key: str, value: str, folder: str, tree: str) -> bool:
     """Tell whether a setting makes git neither run anything nor look elsewhere."""
     if (section, key) == ("core", "fsmonitor"):
         return value in ("true", "false")  # git's own, or none
     if (section, key) == ("core", "worktree"):
-        return not set(value) & set('"\\#;') and contains(join(folder, value))
+        return (
+            not set(value) & set('"\\#;\0')
+            and os.path.realpath(join(folder, value)) == tree
+        )
     if section not in _HARMLESS:
         return False
     known = _HARMLESS[section]
@@ -180,26 +182,39 @@ def _inner(folder: str) -> list[str] | None:
         return None
     if _LINK not in data:
         return []
-    fixed = _FIXED.get(data[4:8])
-    return None if fixed is None or data[:4] != b"DIRC" else _links(data, fixed)
+    if data[:8] not in _KNOWN_INDEXES or _JUMPS in data:
+        return None
+    return _links(data)
 
 
-def _links(data: bytes, fixed: int) -> list[str] | None:
+def _links(data: bytes) -> list[str] | None:
     """Return the names of an index's entries that are repositories."""
     found: list[str] = []
     at = 12
     for _ in range(unpack_from(">I", data, 8)[0]):
-        if at + fixed + 2 > len(data):
+        if at + _FIXED + 2 > len(data):
             return None
-        flags = unpack_from(">H", data, at + fixed - 2)[0]
-        start = at + fixed + (2 if flags & _EXTENDED else 0)
+        flags = unpack_from(">H", data, at + _FIXED - 2)[0]
+        start = at + _FIXED + (2 if flags & _EXTENDED else 0)
         end = data.find(b"\0", start)
-        if end < 0:
+        if end < 0 or min(end - start, _LENGTH) != flags & _LENGTH:
             return None
         if data[at + _MODE_AT : at + _MODE_AT + 4] == _LINK:
             found.append(os.fsdecode(data[start:end]))
         at += (end - at + 8) // 8 * 8
-    return found
+    return found if _ends(data, at) and all(map(_is_clean, found)) else None
+
+
+def _ends(data: bytes, at: int) -> bool:
+    """Tell whether nothing but extensions and a hash follow in an index."""
+    while at + 8 <= len(data) - _HASH:
+        at += 8 + int(unpack_from(">I", data, at + 4)[0])
+    return at == len(data) - _HASH
+
+
+def _is_clean(name: str) -> bool:
+    """Tell whether a path is spelt as git itself does, and leads nowhere else."""
+    return {"", ".", ".."}.isdisjoint(name.split("/"))
 
 
 def _text(path: str, limit: int) -> str | None:

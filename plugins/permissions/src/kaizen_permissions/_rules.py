@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -56,7 +57,8 @@ class PermissionRule:
         roles: Of which roles one must be theirs; which people have one, the policy says.
         tenants: To whom what the run works on must belong.
         folder: The folder in which the tool must begin, as an absolute path; `""` is
-            anywhere. Only a rule that allows can be about one folder.
+            anywhere. A link is the place that it leads to when the rule is made. Only a
+            rule that allows can be about one folder.
 
     Raises:
         ConfigurationError: The pattern cannot be used, or does not say what it seems to.
@@ -73,6 +75,7 @@ class PermissionRule:
     tool: str = field(init=False, default="", repr=False, compare=False)
     specifier: str | None = field(init=False, default=None, repr=False, compare=False)
     _fits: Matcher | None = field(init=False, default=None, repr=False, compare=False)
+    _where: str = field(init=False, default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Read the pattern, once."""
@@ -82,6 +85,7 @@ class PermissionRule:
         for each in ("principals", "roles", "tenants"):
             keep(self, each, _names(getattr(self, each), self.pattern, each))
         _check_folder(self)
+        keep(self, "_where", os.path.realpath(self.folder) if self.folder else "")
         name, specifier, expression = _parsed(self.pattern)
         keep(self, "tool", name)
         keep(self, "specifier", specifier)
@@ -120,12 +124,18 @@ class PermissionRule:
         return not (self.principals or self.roles or self.tenants or self.folder)
 
     def holds(self, who: Who, roles: AbstractSet[str], folder: str) -> bool:
-        """Whether it holds for somebody, with these roles, and where the tool begins."""
+        """Whether it holds for somebody, with these roles, and where the tool begins.
+
+        Args:
+            who: On whose behalf a call is made.
+            roles: Theirs.
+            folder: Where the tool begins, without links.
+        """
         return (
             (not self.principals or who.principal in self.principals)
             and (not self.roles or not roles.isdisjoint(self.roles))
             and (not self.tenants or who.tenant in self.tenants)
-            and self.folder in ("", folder)
+            and self._where in ("", folder)
         )
 
     @property

@@ -229,8 +229,8 @@ class Subject:
             if values is None:
                 values = _values(given, kind, argument)
             known = tuple(self._reading(kind, each) for each in values)
-            if kind == "path" and (elsewhere := getattr(self.spec, "elsewhere", ())):
-                known = self._with(elsewhere, known)
+            if kind == "path" and self.spec is not None and self.spec.elsewhere:
+                known = self._with(self.spec.elsewhere, known)
             self._read[key] = known
         return known
 
@@ -264,13 +264,14 @@ class Subject:
             return None if text is None else Reading((text,), (text,))
         if not isinstance(value, str):
             return None
-        return self.place.read(value) if kind == "path" else read_url(value)
+        # To a tool, no path is the folder in which it begins.
+        return self.place.read(value or ".") if kind == "path" else read_url(value)
 
 
 def _directory_of(spec: ToolSpec | None) -> str:
     """Return the folder in which a tool says that it begins, or `""`."""
-    said = getattr(spec, "directory", "")
-    return said if isinstance(said, str) and isabs(said) else ""  # noqa: PTH117 - faster
+    said = "" if spec is None else spec.directory
+    return said if isabs(said) else ""  # noqa: PTH117 - faster
 
 
 def _anywhere(analysis: Analysis) -> Analysis:
@@ -282,14 +283,19 @@ def _anywhere(analysis: Analysis) -> Analysis:
 
 
 def names_only(arguments: Mapping[str, Any], kind: Kind) -> bool:
-    """Whether every text of a call is of a kind, or plainly what a file is to contain."""
+    """Whether every text of a call is of a kind, or plainly what a file is to contain.
+
+    One that is empty names nothing plainly.
+    """
     return all(_is_named(value, name, kind, 0) for name, value in arguments.items())
 
 
 def _is_named(value: Any, name: str, kind: Kind, depth: int) -> bool:
     """Whether all texts in a value stand under names that say what they are."""
-    if kind_of(name) == kind or plain_name(name) in _CONTENTS:
+    if plain_name(name) in _CONTENTS:
         return True
+    if kind_of(name) == kind:
+        return "" not in _leaves(value, depth)
     if isinstance(value, str) or depth > MAX_DEPTH:
         return False
     if isinstance(value, Mapping):
@@ -348,7 +354,7 @@ def _flat(arguments: Mapping[str, Any], kind: Kind) -> list[Any] | None:
     for name, value in arguments.items():
         if not isinstance(value, _SINGLE):
             return None
-        if kind_of(name) == kind and value is not None and value != "":
+        if kind_of(name) == kind and value is not None and (value or kind == "path"):
             found.append(value)
     return found
 
@@ -365,7 +371,7 @@ def _values(arguments: Mapping[str, Any], kind: Kind, argument: str) -> list[Any
         found.extend(_leaves(value, 0))
         if len(found) > MAX_VALUES:
             return [None]
-    return [each for each in found if each != ""]
+    return [each for each in found if each != "" or kind == "path"]
 
 
 def _named(value: Any, kind: Kind, depth: int) -> Iterator[Any]:

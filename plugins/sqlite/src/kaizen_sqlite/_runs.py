@@ -20,6 +20,7 @@ from kaizen.ports import RunRecord, StoredEntry
 from kaizen.runlog import described
 
 from kaizen_sqlite._checksums import of_entry, of_row
+from kaizen_sqlite._schema import require_version
 
 __all__ = [
     "append",
@@ -55,30 +56,31 @@ WHERE log = ? AND seq < ? ORDER BY seq DESC LIMIT 1"""
 INSERT_LOG = "INSERT INTO log (parent, first, checksum) VALUES (?, ?, ?)"
 
 INSERT_RUN = """
-INSERT INTO run (log, run_id, agent_id, parent_id, status, length, updated_at,
+INSERT INTO record (log, run_id, agent_id, parent_id, status, length, updated_at,
     forked_from, forked_length, checksum, updated)
-SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(updated), 0) + 1 FROM run"""
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(updated), 0) + 1 FROM record"""
 
 SELECT_RUN = """
 SELECT run_id, agent_id, parent_id, status, length, updated_at, forked_from,
-    forked_length, run.log, checksum, owner, token, until, until_monotonic, boot,
-    updated = (SELECT max(updated) FROM run),
-    (SELECT max(seq) FROM entry WHERE entry.log = run.log)
-FROM (SELECT ? AS run_id) LEFT JOIN run USING (run_id) LEFT JOIN claim USING (run_id)"""
+    forked_length, record.log, checksum, owner, token, until, until_monotonic, boot,
+    updated = (SELECT max(updated) FROM record),
+    (SELECT max(seq) FROM entry WHERE entry.log = record.log)
+FROM (SELECT ? AS run_id)
+    LEFT JOIN record USING (run_id) LEFT JOIN claim USING (run_id)"""
 
 SELECT_RUNS = """
 SELECT run_id, agent_id, parent_id, status, length, updated_at, forked_from,
     forked_length, log, checksum, owner, token, until, until_monotonic, boot
-FROM run LEFT JOIN claim USING (run_id)
+FROM record LEFT JOIN claim USING (run_id)
 WHERE (:agent_id IS NULL OR agent_id = :agent_id)
     AND (:status IS NULL OR status = :status)
 ORDER BY updated DESC"""
 
 UPDATE_ORDER = """
-UPDATE run SET updated = (SELECT max(updated) + 1 FROM run) WHERE log = ?"""
+UPDATE record SET updated = (SELECT max(updated) + 1 FROM record) WHERE log = ?"""
 
 UPDATE_RUN = """
-UPDATE run SET agent_id = ?, parent_id = ?, status = ?, length = ?, updated_at = ?,
+UPDATE record SET agent_id = ?, parent_id = ?, status = ?, length = ?, updated_at = ?,
     checksum = ?
 WHERE log = ?"""
 
@@ -87,10 +89,10 @@ INSERT OR REPLACE INTO claim (run_id, owner, token, until, until_monotonic, boot
 VALUES (?, ?, ?, ?, ?, ?)"""
 
 SELECT_MESSAGE = """
-SELECT 1 FROM message WHERE run_id IN (SELECT value FROM json_each(?)) LIMIT 1"""
+SELECT 1 FROM mail WHERE run_id IN (SELECT value FROM json_each(?)) LIMIT 1"""
 
 DELETE_MESSAGES = """
-DELETE FROM message WHERE run_id IN (SELECT value FROM json_each(?))
+DELETE FROM mail WHERE run_id IN (SELECT value FROM json_each(?))
 RETURNING id, run_id, body"""
 
 
@@ -162,7 +164,7 @@ def runs(
     """Return the records of runs, last updated first."""
     asked = {"agent_id": agent_id, "status": None if status == DAMAGED else status}
     found: list[RunRecord] = []
-    with closing(db.execute(SELECT_RUNS, asked)) as rows:
+    with _reading(db), closing(db.execute(SELECT_RUNS, asked)) as rows:
         for row in rows:
             if len(found) >= limit:
                 break
@@ -231,9 +233,9 @@ def delete(db: sqlite3.Connection, run_id: str) -> None:
             if run.claim.held():
                 raise held_by_another(run_id, run.claim)
             db.execute("UPDATE forgotten SET token = max(token, ?)", (run.claim.token,))
-        db.execute("DELETE FROM run WHERE run_id = ?", (run_id,))
+        db.execute("DELETE FROM record WHERE run_id = ?", (run_id,))
         db.execute("DELETE FROM claim WHERE run_id = ?", (run_id,))
-        db.execute("DELETE FROM message WHERE run_id = ?", (run_id,))
+        db.execute("DELETE FROM mail WHERE run_id = ?", (run_id,))
         _release(db, run.log)
 
 
@@ -241,7 +243,7 @@ def send(db: sqlite3.Connection, run_id: str, message: bytes) -> None:
     """Leave a message."""
     with _writing(db):
         (waiting,) = db.execute(
-            "SELECT count(*) FROM message WHERE run_id = ?", (run_id,)
+            "SELECT count(*) FROM mail WHERE run_id = ?", (run_id,)
         ).fetchone()
         if waiting >= MAX_MESSAGES:
             raise CheckpointSaveError(
@@ -249,7 +251,7 @@ def send(db: sqlite3.Connection, run_id: str, message: bytes) -> None:
                 f"is one too many: {waiting} wait",
                 "Wait until somebody carries out the run, or delete it.",
             )
-        db.execute("INSERT INTO message (run_id, body) VALUES (?, ?)", (run_id, message))
+        db.execute("INSERT INTO mail (run_id, body) VALUES (?, ?)", (run_id, message))
 
 
 def has_messages(db: sqlite3.Connection, run_ids: Sequence[str]) -> bool:
@@ -282,6 +284,7 @@ def _writing(db: sqlite3.Connection, *, durable: bool = True) -> Iterator[None]:
         db.execute("PRAGMA synchronous = NORMAL")
     try:
         db.execute("BEGIN IMMEDIATE")
+        require_version(db)
         yield
         db.execute("COMMIT")
     finally:
@@ -298,6 +301,7 @@ def _reading(db: sqlite3.Connection) -> Iterator[None]:
     """See one state of the file, whatever is written meanwhile."""
     db.execute("BEGIN")
     try:
+        require_version(db)
         yield
     finally:
         if db.in_transaction:
@@ -450,7 +454,7 @@ def _line(db: sqlite3.Connection, run_id: str, log: int) -> tuple[int | None, in
 def _release(db: sqlite3.Connection, log: int | None) -> None:
     """Forget what a log has that nobody shares, and so on from parent to parent."""
     while log is not None:
-        if db.execute("SELECT 1 FROM run WHERE log = ?", (log,)).fetchone():
+        if db.execute("SELECT 1 FROM record WHERE log = ?", (log,)).fetchone():
             return
         (shared,) = db.execute(
             "SELECT max(first) FROM log WHERE parent = ?", (log,)

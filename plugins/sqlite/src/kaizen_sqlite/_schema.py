@@ -2,7 +2,8 @@
 
 A file says whose it is by `PRAGMA application_id` and how old it is by `PRAGMA
 user_version`. Both are looked at before anything is written, so that a file that is not
-ours, or newer than we are, stays as it was.
+ours, or newer than we are, stays as it was. A newer release may bring up to date what we
+have open, so the age is looked at again in each transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from kaizen.errors import StorageUnavailableError
 from kaizen_sqlite import _checksums
 from kaizen_sqlite._errors import is_busy
 
-__all__ = ["APPLICATION_ID", "SCRIPTS", "open_reader", "open_writer"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCRIPTS",
+    "open_reader",
+    "open_writer",
+    "require_version",
+]
 
 Opened = TypeVar("Opened", bound=sqlite3.Connection)
 
@@ -118,7 +125,18 @@ UPDATE run SET checksum = of_row(
 No checksum is -1, so that a row which nobody gave one is not taken for a sound one.
 """
 
-SCRIPTS: Sequence[str] = (FIRST, SECOND)
+THIRD = """
+ALTER TABLE run RENAME TO record;
+
+ALTER TABLE message RENAME TO mail;
+"""
+"""What version 3 changes: names, so that older releases find no tables to write to.
+
+Those that had the file open while it was brought up to date would go on, change rows
+without their checksums, and take messages with which they can do nothing.
+"""
+
+SCRIPTS: Sequence[str] = (FIRST, SECOND, THIRD)
 """What makes a file of each version one of the next; a new file is of version 0."""
 
 
@@ -177,6 +195,24 @@ def open_reader(path: Path, make: Callable[..., Opened], *, timeout_s: float) ->
         connection.close()
         raise
     return connection
+
+
+def require_version(connection: sqlite3.Connection) -> None:
+    """Refuse a file that another release has changed since it was opened.
+
+    In a transaction, in which nobody else can change it any more.
+
+    Raises:
+        StorageUnavailableError: The file has another version.
+    """
+    version = _pragma(connection, "user_version")
+    if version != len(SCRIPTS):
+        (_, _, path) = connection.execute("PRAGMA database_list").fetchone()
+        raise StorageUnavailableError(
+            f"store {path!r}",
+            f"has version {version} by now, and this process knows {len(SCRIPTS)}",
+            "End this process, and start it with the release that changed the file.",
+        )
 
 
 def _created(path: Path) -> bool:

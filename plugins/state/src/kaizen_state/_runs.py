@@ -548,7 +548,7 @@ class Runs:
                 first, fork = parent.first_entry(), parent.head.fork
             line.append((parent.run_id, first))
             found = first is not None and bool(described(record, first).agent_id)
-        if fork is not None and not found:
+        if fork is not None and fork[1] and not found:
             agent_id, parent_id = said.get(fork[0], ("", ""))
             record = replace(record, agent_id=agent_id, parent_id=parent_id)
         for run_id, first in reversed(line):

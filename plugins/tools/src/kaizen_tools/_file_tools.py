@@ -6,11 +6,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from kaizen.tools import FunctionTool
+from kaizen.tools import FunctionTool, tool
 from pydantic import Field
 
 from kaizen_tools._files import Files
-from kaizen_tools._placed import placed
 from kaizen_tools._roots import Roots, kind_of
 from kaizen_tools._search import Search
 from kaizen_tools._settings import ToolsSettings
@@ -46,14 +45,14 @@ class FileTools:
         edits: dict[str, Any] = {**self._options, "danger": "medium", "reads": True}
         replaces: dict[str, Any] = {**self._options, "reads": False, "idempotent": True}
         return {
-            "list_directory": placed(self.list_directory, **looks),
-            "file_exists": placed(self.file_exists, **looks),
-            "search_files": placed(self.search_files, **reads),
-            "grep": placed(self.grep, **reads),
-            "read_file": placed(self.read_file, **reads),
-            "write_file": placed(self.write_file, danger="medium", **replaces),
-            "edit_file": placed(self.edit_file, **edits),
-            "delete_file": placed(self.delete_file, danger="high", **replaces),
+            "list_directory": tool(self.list_directory, **looks),
+            "file_exists": tool(self.file_exists, **looks),
+            "search_files": tool(self.search_files, **reads),
+            "grep": tool(self.grep, **reads),
+            "read_file": tool(self.read_file, **reads),
+            "write_file": tool(self.write_file, danger="medium", **replaces),
+            "edit_file": tool(self.edit_file, **edits),
+            "delete_file": tool(self.delete_file, danger="high", **replaces),
         }
 
     @property

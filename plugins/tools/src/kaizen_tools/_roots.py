@@ -288,7 +288,10 @@ class Roots:
             os.close(descriptor)
 
     def _absolute(self, path: str) -> tuple[str, ...]:
-        """Return the components of a path, dots and doubled slashes taken out."""
+        """Return the components of a path, dots and doubled slashes taken out.
+
+        An empty one is the working directory, as "." is.
+        """
         if "\0" in path or len(path) > _MAX_PATH:
             problem = (
                 "contains a NUL" if "\0" in path else f"is over {_MAX_PATH} characters"

@@ -15,11 +15,10 @@ from typing import Annotated, Any
 import anyio
 from anyio.to_thread import run_sync
 from kaizen.errors import ToolError
-from kaizen.tools import FunctionTool
+from kaizen.tools import FunctionTool, tool
 from pydantic import Field
 
 from kaizen_tools._order import Order, Terms, is_below
-from kaizen_tools._placed import placed
 from kaizen_tools._private import remove_tree
 from kaizen_tools._roots import Root, Roots
 from kaizen_tools._running import Running, started
@@ -129,7 +128,7 @@ class Shell:
     def tool(self) -> FunctionTool:
         """Return the tool. What it says of its danger follows from the sandbox."""
         timeout_s = self._settings.timeout_s + self._settings.grace_s + _MARGIN_S
-        return placed(
+        return tool(
             self.bash_command,
             directory="" if self._root is None else self._root.path,
             danger="critical" if self.sandbox.backend == "none" else "high",
