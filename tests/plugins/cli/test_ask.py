@@ -175,6 +175,51 @@ def test_offline_is_asked_for_no_model(
     assert "-m PROVIDER/MODEL" in shown.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        (
+            ("-m", "nosuch/big"),
+            "'nosuch' is no provider here; name one of keyed, offline, ",
+        ),
+        (("-m", "keyed/big", "-p", "offline"), "Name another provider, or no model."),
+        (("-m", "offline/big"), "Name another provider, or no model."),
+    ],
+)
+def test_who_has_named_a_provider_with_the_model_is_not_told_to_do_so(
+    kaizen: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: tuple[str, ...],
+    typed: tuple[str, ...],
+    remedy: str,
+) -> None:
+    monkeypatch.setenv("KAIZEN_DEFAULT_PROVIDER", "offline")
+    offline = ("--plugin", "sample_providers:Offline")
+
+    shown = kaizen("ask", *sample, *KEYED, *offline, *typed, QUESTION)
+
+    assert shown.code == 1
+    assert "is to ask `offline`, which has no model" in shown.err
+    assert remedy in shown.err
+    assert "PROVIDER/MODEL" not in shown.err
+
+
+@pytest.mark.parametrize("default", ["keyed", "keyed/small"])
+def test_a_configured_model_is_asked_of_its_own_provider_only(
+    kaizen: Cli, monkeypatch: pytest.MonkeyPatch, sample: tuple[str, ...], default: str
+) -> None:
+    monkeypatch.setenv("KAIZEN_DEFAULT_PROVIDER", default)
+    monkeypatch.setenv("KAIZEN_AGENT__MODEL", "crash")
+
+    same = kaizen("ask", *sample, *KEYED, "-p", "keyed", QUESTION)
+    other = kaizen("ask", *sample, *KEYED, "-p", "sample", QUESTION)
+    named = kaizen("ask", *sample, *KEYED, "-m", "big", QUESTION)
+
+    assert same.out.startswith("I am crash of keyed.\n")
+    assert other.code == 0, other.err
+    assert named.out.startswith("I am big of keyed.\n")
+
+
 def test_the_configured_provider_is_taken(
     kaizen: Cli, monkeypatch: pytest.MonkeyPatch, sample: tuple[str, ...]
 ) -> None:

@@ -109,9 +109,68 @@ def test_a_model_alone_goes_to_the_provider_of_the_agent(
 ) -> None:
     keyed = ("--plugin", "sample_providers:Keyed")
 
-    shown = kaizen("run", *sample, *keyed, declaration, "question=Why?", "-m", "keyed/big")
+    for model in ("system", "elsewhere/big"):
+        shown = kaizen("run", *sample, *keyed, declaration, "question=Why?", "-m", model)
 
-    assert "I read: question: Why?" in shown.out
+        assert "keyed" not in shown.out
+        assert shown.code == 0, shown.err
+
+
+@pytest.mark.parametrize("field", ["provider", "model"])
+def test_a_model_alone_goes_to_the_provider_that_an_agent_names_with_a_model(
+    kaizen: Cli, sample: tuple[str, ...], field: str
+) -> None:
+    declared = f'signature = "question -> answer"\n{field} = "keyed/big"'
+    Path("brief.toml").write_text(declared, encoding="utf-8")
+    keyed = ("--plugin", "sample_providers:Keyed")
+
+    shown = kaizen("run", *sample, *keyed, "brief.toml", "question=Why?", "-m", "small")
+
+    assert shown.out == "I am small of keyed.\n", shown.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        (("-m", "keyed/big"), "big"),
+        (("-p", "keyed", "-m", "sample/big"), "sample/big"),  # with `-p`, it is all a name
+        (("-p", "keyed/big"), "big"),
+    ],
+)
+def test_a_model_with_its_provider_is_stronger_than_the_provider_of_the_agent(
+    kaizen: Cli, sample: tuple[str, ...], typed: tuple[str, ...], asked: str
+) -> None:
+    declared = 'signature = "question -> answer"\nprovider = "sample"\nmodel = "broken"'
+    Path("brief.toml").write_text(declared, encoding="utf-8")
+    keyed = ("--plugin", "sample_providers:Keyed")
+
+    shown = kaizen("run", *sample, *keyed, "brief.toml", "question=Why?", *typed)
+
+    assert shown.out == f"I am {asked} of keyed.\n", shown.err
+
+
+@pytest.mark.parametrize(
+    ("declared", "asked"),
+    [
+        ('provider = "sample"\nmodel = "big"', ""),
+        ('provider = "sample/big"', ""),
+        ('model = "sample/big"', ""),
+        ('model = "big"', ""),
+        ('provider = "keyed"\nmodel = "big"', "big"),
+        ('provider = "keyed/big"', "big"),
+        ('model = "keyed/big"', "big"),
+    ],
+)
+def test_a_provider_alone_is_asked_for_no_model_of_another(
+    kaizen: Cli, sample: tuple[str, ...], declared: str, asked: str
+) -> None:
+    whole = f'signature = "question -> answer"\n{declared}'
+    Path("brief.toml").write_text(whole, encoding="utf-8")
+    options = ("--plugin", "sample_providers:Keyed", "-p", "keyed")
+
+    shown = kaizen("run", *sample, *options, "brief.toml", "question=Why?")
+
+    assert shown.out == f"I am {asked} of keyed.\n"
 
 
 def test_a_model_says_who_answers_for_an_agent_that_names_nobody(
@@ -126,6 +185,33 @@ def test_a_model_says_who_answers_for_an_agent_that_names_nobody(
     assert shown.out == "I am big of keyed.\n"
     assert refused.code == 1
     assert "finds no provider for the model 'gpt-4o'" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("default", "typed", "asked"),
+    [
+        ("", ("-m", "small"), "far/small of keyed"),
+        ("", ("-m", "near/small"), "near/small of keyed"),
+        ("", ("-p", "far"), "far/big of keyed"),
+        ("keyed", ("-m", "small"), "small of keyed"),
+    ],
+)
+def test_a_name_that_a_provider_takes_beside_its_own_counts_where_it_does_for_agents(
+    kaizen: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    default: str,
+    typed: tuple[str, ...],
+    asked: str,
+) -> None:
+    if default:
+        monkeypatch.setenv("KAIZEN_DEFAULT_PROVIDER", default)
+    declared = 'signature = "question -> answer"\nmodel = "far/big"'
+    Path("brief.toml").write_text(declared, encoding="utf-8")
+    plugins = ("--plugin", "sample_providers:Keyed", "--plugin", "sample_providers:Routes")
+
+    shown = kaizen("run", *plugins, "brief.toml", "question=Why?", *typed)
+
+    assert shown.out == f"I am {asked}.\n", shown.err
 
 
 def test_an_agent_that_names_only_a_model_is_not_left_to_offline(kaizen: Cli) -> None:

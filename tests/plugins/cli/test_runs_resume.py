@@ -103,6 +103,41 @@ def test_a_call_that_was_cut_off_stops_the_resume_until_somebody_decides(
     assert mails() == ["ann"]
 
 
+@pytest.mark.parametrize("call", ["", "call_1=", "cafe0001:call_1="])
+def test_a_call_whose_tool_no_longer_says_that_a_repeat_is_harmless_is_decided_about(
+    runs: Kept, call: str
+) -> None:
+    mailer = Path("mailer.py")
+    now = mailer.read_text(encoding="utf-8")
+    then = now.replace('danger="medium"', 'danger="medium", idempotent=True')
+    mailer.write_text(then, encoding="utf-8")
+    crashed = runs.cut(runs.mailed(), "tool_intended")
+    mailer.write_text(now, encoding="utf-8")
+
+    refused = runs("runs", "resume", crashed, "mailer.py")
+    resumed = runs("runs", "resume", crashed, "mailer.py", "-d", f"{call}done")
+
+    assert "call 'call_1' of 'send_mail' (which has changed since)" in refused.err
+    assert resumed.code == 0, resumed.err
+    assert mails() == ["ann"]
+
+
+def test_a_call_that_may_be_repeated_is_asked_about_by_nobody(runs: Kept) -> None:
+    mailer = Path("mailer.py")
+    declared = mailer.read_text(encoding="utf-8").replace(
+        'danger="medium"', 'danger="medium", idempotent=True'
+    )
+    mailer.write_text(declared, encoding="utf-8")
+    crashed = runs.cut(runs.mailed(), "tool_intended")
+
+    shown = runs("runs", "show", crashed, "--json").json
+    resumed = runs("runs", "resume", crashed, "mailer.py")
+
+    assert shown["undecided"] == []
+    assert resumed.code == 0, resumed.err
+    assert mails() == ["ann", "ann"]
+
+
 OUTER = """
 from kaizen import current_run, tool
 import mailer

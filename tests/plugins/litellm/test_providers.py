@@ -359,7 +359,6 @@ async def test_a_route_has_a_model_of_its_own_if_the_settings_name_one(
         ({}, {"model": "opanai/gpt-4o"}, "openai"),
         ({}, {"llm_provider": "OpenAI"}, "openai"),
         ({}, {"llm_provider": "gorq", "model": "llama"}, "groq"),
-        ({}, {"model": "mistrall/large"}, "mistral"),
         ({"KAIZEN_DEFAULT_PROVIDER": "opanai"}, {}, "openai"),
     ],
 )

@@ -17,9 +17,18 @@ from kaizen import (
     ModelError,
     Provider,
 )
+from kaizen.media import Audio
 from kaizen_litellm._call import CALL, Limits
 from kaizen_litellm._clients import Clients, SharedCache, SharedClient
-from kaizen_litellm._names import CLOUDS, OPEN, REFUSED, ROUTES, WITHOUT_RETRIES
+from kaizen_litellm._names import (
+    CLOUDS,
+    EMBED_ONLY,
+    HEAR_ONLY,
+    OPEN,
+    REFUSED,
+    ROUTES,
+    WITHOUT_RETRIES,
+)
 from kaizen_litellm._targets import PRESETS, route_target
 
 from tests.wire.script import FaultKind
@@ -95,7 +104,7 @@ async def test_the_routes_are_those_of_the_installed_litellm() -> None:
     assert known - PRESETS.keys() - REFUSED - NO_MODELS == ROUTES
     assert known >= REFUSED | NO_MODELS
     assert not (REFUSED | NO_MODELS | PRESETS.keys()) & ROUTES
-    assert OPEN | CLOUDS | WITHOUT_RETRIES <= ROUTES
+    assert OPEN | CLOUDS | WITHOUT_RETRIES | EMBED_ONLY | HEAR_ONLY <= ROUTES
     assert not OPEN & CLOUDS
 
 
@@ -139,14 +148,18 @@ async def test_no_route_evades_our_connections_or_takes_the_key_of_another(
     more = {"api_key_env": "OWN"} if keyed else {}
     providers = {name: {"base_url": f"{wire.url}/routes/{name}", **more} for name in names}
     environ = {"OWN": "sk-own"} if keyed else {}
+    failures: dict[str, str] = {}
 
     async with kernel_for({"providers": providers}, environ) as kernel:
         provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
         for name in names:
             request = asking(model=f"{name}/m")
-            with suppress(KaizenError):
+            try:
                 await answered(provider, request, stream=keyed)
+            except KaizenError as error:
+                failures[name] = str(error)
 
+    assert not [name for name, told in failures.items() if "UnknownProvider" in told]
     asked = {each.path.split("/")[2] for each in wire.requests}
     assert len(asked) > (80 if keyed else 5)
     assert keyed or asked <= OPEN | CLOUDS
@@ -233,7 +246,7 @@ async def test_the_key_of_a_route_is_read_from_dotenv(
 
 
 def keyed_routes() -> list[str]:
-    return sorted(ROUTES - OPEN - CLOUDS)
+    return sorted(ROUTES - OPEN - CLOUDS - EMBED_ONLY - HEAR_ONLY)
 
 
 async def test_a_route_that_needs_a_key_is_not_asked_without_one(wire: WireServer) -> None:
@@ -261,6 +274,45 @@ async def test_who_sends_headers_of_their_own_to_a_route_needs_no_key(
     async with kernel_for({"providers": providers}) as kernel:
         provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
         assert (await provider.complete(asking(model="deepseek/m"))).text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("route", ["custom_openai", "litellm_proxy", "perplexity"])
+async def test_headers_in_whose_place_the_key_of_openai_would_go_out_are_not_enough(
+    wire: WireServer, monkeypatch: pytest.MonkeyPatch, route: str, stream: bool
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", OPENAIS)
+    headers = {"x-api-key": "mine"}
+    providers = {route: {"base_url": wire.base_url("local"), "headers": headers}}
+
+    async with kernel_for({"providers": providers}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        with pytest.raises(ModelAuthError, match=f"has no key: {route.upper()}_API_KEY"):
+            await answered(provider, asking(model=f"{route}/m"), stream=stream)
+
+    assert not wire.requests
+
+
+@pytest.mark.parametrize("route", sorted(EMBED_ONLY | HEAR_ONLY))
+async def test_a_route_without_models_that_answer_says_so_and_does_what_it_can(
+    wire: WireServer, route: str
+) -> None:
+    providers = {route: {"base_url": wire.base_url("local"), "api_key_env": "OWN"}}
+
+    async with kernel_for({"providers": providers}, {"OWN": wire.key}) as kernel:
+        provider = await kernel.get(Provider, "litellm")  # type: ignore[type-abstract]
+        for stream in (False, True):
+            with pytest.raises(ModelError, match="cannot answer messages"):
+                await answered(provider, asking(model=f"{route}/m"), stream=stream)
+        assert not wire.requests
+        with suppress(ModelError):  # the server may not speak as this one does
+            if route in EMBED_ONLY:
+                await provider.embed(["word"], model=f"{route}/m")
+            else:
+                audio = Audio(b"RIFF    WAVE", media_type="audio/wav")
+                await provider.transcribe(audio, model=f"{route}/m")
+
+    assert wire.requests
 
 
 @pytest.mark.parametrize("route", ["hosted_vllm", "llamafile", "lm_studio"])

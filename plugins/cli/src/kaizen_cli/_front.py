@@ -206,14 +206,17 @@ def _version(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 provider_option = click.option(
-    "--provider", "-p", metavar="NAME", help="Who answers; `offline`, if no model is named."
+    "--provider",
+    "-p",
+    metavar="NAME",
+    help="Who answers; else who is configured, or `offline` if no model is named either.",
 )
 model_option = click.option(
     "--model",
     "-m",
     default="",
     metavar="NAME",
-    help="Which model; PROVIDER/MODEL also says whose.",
+    help="Which model; without -p, PROVIDER/MODEL also says whose.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 no_keep_option = click.option(

@@ -31,11 +31,11 @@ __all__ = [
     "all_records",
     "beneath",
     "carried_out_by",
+    "cut_off_in",
     "find",
     "moment",
     "newest",
     "overview",
-    "undecided_in",
 ]
 
 MOST = 1_000_000
@@ -51,14 +51,14 @@ class Overview:
     Attributes:
         entries: Its log, or nothing if that is damaged.
         state: What the log comes to.
-        undecided: The calls that were cut off, and need a decision before it can go on.
+        cut_off: The calls of tools that it had begun, and of which nobody knows the end.
         problem: Why the log cannot be read, or `""`.
     """
 
     record: RunRecord
     entries: Sequence[Entry] = ()
     state: RunState | None = None
-    undecided: Sequence[ToolIntended] = ()
+    cut_off: Sequence[ToolIntended] = ()
     problem: str = ""
 
     @property
@@ -84,6 +84,11 @@ class Overview:
         if self.entries and isinstance(self.entries[-1], Forked | Rewound):
             return "ready"
         return "crashed"
+
+    @property
+    def undecided(self) -> Sequence[ToolIntended]:
+        """The calls that were cut off, and need a decision before it can go on."""
+        return [each for each in self.cut_off if not each.idempotent]
 
     @property
     def waits_for(self) -> str:
@@ -131,18 +136,18 @@ async def overview(store: CheckpointStore, record: RunRecord) -> Overview:
         record=record,
         entries=entries,
         state=state,
-        undecided=_undecided(record, entries, state),
+        cut_off=_cut_off(record, entries, state),
     )
 
 
-def _undecided(
+def _cut_off(
     record: RunRecord, entries: Sequence[Entry], state: RunState
 ) -> Sequence[ToolIntended]:
-    """Return the calls about which the run would ask if it went on now."""
+    """Return the calls that the run would find without a result if it went on now."""
     if record.owner or record.status == "completed" or not (state.pending or state.closed):
         return ()
     reopened = fold([*entries, Resumed(seq=len(entries), at=0.0, owner="")])
-    return [each for each in reopened.pending.values() if not each.idempotent]
+    return [*reopened.pending.values()]
 
 
 async def all_records(store: CheckpointStore) -> Sequence[RunRecord]:
@@ -248,20 +253,22 @@ def beneath(records: Iterable[RunRecord], run_id: str) -> list[RunRecord]:
     return list(found.values())
 
 
-async def undecided_in(
+async def cut_off_in(
     store: CheckpointStore, records: Iterable[RunRecord], run: Overview
 ) -> list[tuple[str, ToolIntended]]:
-    """Return the calls of a run, and of those inside it, that need a decision.
+    """Return the calls of a run, and of those inside it, that were cut off.
+
+    Those that are `idempotent` need no decision, but where their tool has changed since.
 
     Returns:
         Each with what it is called on the command line.
     """
-    calls = [(each.call_id, each) for each in run.undecided]
+    calls = [(each.call_id, each) for each in run.cut_off]
     if run.record.owner or run.record.status == "completed":
         return calls
     for record in beneath(records, run.run_id):
         child = await overview(store, record)
-        calls += [(f"{child.run_id}:{each.call_id}", each) for each in child.undecided]
+        calls += [(f"{child.run_id}:{each.call_id}", each) for each in child.cut_off]
     return calls
 
 

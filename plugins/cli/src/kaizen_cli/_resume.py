@@ -28,9 +28,9 @@ from kaizen_cli._overview import (
     Overview,
     all_records,
     carried_out_by,
+    cut_off_in,
     find,
     overview,
-    undecided_in,
 )
 from kaizen_cli._recorded import Recorded
 from kaizen_cli._run import agent_on, give_outputs
@@ -82,7 +82,7 @@ def resume(
 async def _look(
     options: Options, terminal: Terminal, run: str, deciding: bool
 ) -> tuple[Overview, Calls]:
-    """Return what there is of a run, and the calls about which somebody has to decide.
+    """Return what there is of a run, and the calls that were cut off.
 
     Args:
         deciding: Whether somebody does. What is said of that run then has to be true of it
@@ -95,7 +95,7 @@ async def _look(
         found = await overview(store, record)
         if found.state is None:
             raise click.ClickException(f"Run {record.run_id} is damaged: {found.problem}")
-        calls = await undecided_in(store, records, found)
+        calls = await cut_off_in(store, records, found)
         if deciding:
             now, _ = find(await all_records(store), record.run_id)
             _check_free(now, length=record.length)
@@ -185,19 +185,24 @@ def _decided(
 ) -> Decisions:
     """Return what was decided about the calls that were cut off.
 
+    One that says that a repeat is harmless needs no decision here. The run may want one all
+    the same, if its tool no longer says so.
+
     Raises:
         click.UsageError: There is no such call, or one was forgotten.
     """
     names = [name for name, _ in calls]
     of_all = [decision for call, decision in words if not call]
-    by_call = {call: decision for call, decision in words if call}
+    own = f"{found.run_id}:"  # as an error of the kernel names its calls
+    by_call = {call.removeprefix(own): decision for call, decision in words if call}
     for call in by_call:
         if call not in names:
             known = f"There are {', '.join(names)}." if names else "There is none."
             raise click.UsageError(
                 f"Run {found.run_id} has no call {call!r} to decide about. {known}"
             )
-    missing = [] if of_all else [name for name in names if name not in by_call]
+    needed = [name for name, each in calls if not each.idempotent]
+    missing = [] if of_all else [name for name in needed if name not in by_call]
     if missing:
         raise click.ClickException(
             f"Run {found.run_id} was cut off while it called "
@@ -207,7 +212,7 @@ def _decided(
             f"{found.recorded.decide(found.run_id, missing)}"
         )
     if by_call and of_all:
-        return {name: by_call.get(name, of_all[-1]) for name in names}
+        return dict.fromkeys(needed, of_all[-1]) | by_call
     return of_all[-1] if of_all else by_call or None
 
 

@@ -24,11 +24,11 @@ from kaizen_cli._overview import (
     all_records,
     beneath,
     carried_out_by,
+    cut_off_in,
     find,
     moment,
     newest,
     overview,
-    undecided_in,
 )
 from kaizen_cli._session import store_session
 from kaizen_cli._terminal import Terminal
@@ -123,7 +123,8 @@ async def _read(
             raise CheckpointLoadError(
                 f"run {record.run_id!r}", f"cannot be shown: {shown.problem}"
             )
-        calls = await undecided_in(store, records, shown)
+        cut_off = await cut_off_in(store, records, shown)
+        calls = [(name, each) for name, each in cut_off if not each.idempotent]
         return shown, calls, beneath(records, record.run_id)
 
 

@@ -27,6 +27,8 @@ from kaizen_cli._trust import config_file
 
 if TYPE_CHECKING:
     from kaizen.agent import BaseAgent
+    from kaizen.config import AgentConfig
+    from kaizen.registry import Registry
 
 __all__ = [
     "Keep",
@@ -152,45 +154,87 @@ def imported(place: str) -> Any:
 async def answering(agent: BaseAgent, provider: str | None, model: str) -> BaseAgent:
     """Return an agent that asks who is named on the command line, or else `offline`.
 
-    What the agent or the configuration names stands where the command line names nothing.
-    Where a model is named and no provider, the kernel finds one, as for any other agent.
+    What the agent or the configuration names stands where the command line names nothing,
+    but a model of one provider is not asked of another. Where nobody names a provider, the
+    kernel finds one for a model, as for any other agent.
 
     Raises:
         ConfigurationError: Nobody but `offline` could be asked for that model.
     """
-    named: dict[str, Any] = {"llm_provider": provider, "model": model}
-    agent = agent.bind(**{name: value for name, value in named.items() if value})
     kernel = agent.kernel
     assert kernel is not None
     config = agent.config.over(kernel.config.agent_defaults)
-    if model:
-        await _check_model(kernel, config.llm_provider or "", model)
+    if provider or model:
+        agent = agent.bind(**_named(kernel, config, provider or "", model))
+        if model:
+            await _check_model(kernel, agent.config, model)
     elif not (config.llm_provider or config.model or kernel.config.default_provider):
         return agent.bind(llm_provider=_OFFLINE)
     return agent
 
 
-async def _check_model(kernel: Kernel, provider: str, model: str) -> None:
+def _named(
+    kernel: Kernel, config: AgentConfig, provider: str, model: str
+) -> dict[str, Any]:
+    """Return who is asked, and for which model, where the command line names either."""
+    registry, default = kernel.registry, kernel.config.default_provider or ""
+    asked, wanted = _split(registry, provider, model)
+    routes = not default and "/" not in model  # as the kernel would find one for the agent
+    own, kept = _split(registry, config.llm_provider or "", config.model, routes=routes)
+    own = own or _split(registry, default, "")[0]
+    if asked == own and not wanted:
+        wanted = kept
+    return {"llm_provider": asked or own or None, "model": wanted}
+
+
+def _split(
+    registry: Registry, provider: str, model: str, *, routes: bool = False
+) -> tuple[str, str]:
+    """Tell a provider from its model; `provider/model` may stand as either of the two.
+
+    Args:
+        routes: Whether a model may also begin with a name that some provider takes beside
+            its own. Else it is left whole, since names of models have slashes, too.
+    """
+    head, slash, rest = model.partition("/")
+    if not provider and slash:
+        taken = routes and any(head in each.routes for each in registry.offers(Provider))
+        return (head, rest) if taken or registry.offered(Provider, head) else ("", model)
+    if registry.offered(Provider, provider):
+        return provider, model
+    head, _, rest = provider.partition("/")
+    return head, model or rest
+
+
+async def _check_model(kernel: Kernel, config: AgentConfig, typed: str) -> None:
     """Refuse a model where only `offline` is there, which would answer to any name."""
-    head, slash, _ = model.partition("/")
-    if not provider and slash and kernel.registry.offered(Provider, head):
-        provider = head
-    provider = provider or kernel.config.default_provider or ""
-    name, _ = kernel.registry.route(Provider, provider, model)
+    registry = kernel.registry
+    name, _ = registry.route(Provider, config.llm_provider or "", config.model)
     name = name or await kernel.available(Provider)
     if not name:
         raise ConfigurationError(
             "the command",
-            f"finds no provider for the model {model!r}: no key is set, no local server "
+            f"finds no provider for the model {typed!r}: no key is set, no local server "
             "runs, and `offline` has no models to choose from",
             "Set the key of a provider, or name no model: then `offline` answers.",
         )
     if name == _OFFLINE:
         raise ConfigurationError(
             "the command",
-            f"is to ask `{_OFFLINE}`, which has no model {model!r}",
-            "Say whose model it is, as `-m PROVIDER/MODEL` or with `-p`, or name none.",
+            f"is to ask `{_OFFLINE}`, which has no model {typed!r}",
+            _instead_of_offline(registry, typed),
         )
+
+
+def _instead_of_offline(registry: Registry, model: str) -> str:
+    """Say how to have a model asked that `offline` does not have."""
+    head, slash, _ = model.partition("/")
+    if not slash:
+        return "Say whose model it is, as `-m PROVIDER/MODEL` or with `-p`, or name none."
+    if registry.offered(Provider, head):  # so that `offline` stands there, or behind `-p`
+        return "Name another provider, or no model."
+    known = ", ".join(registry.names(Provider))
+    return f"{head!r} is no provider here; name one of {known}, or no model."
 
 
 def own_settings(kernel: Kernel) -> CliSettings:

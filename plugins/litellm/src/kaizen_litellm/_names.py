@@ -11,6 +11,8 @@ from collections.abc import Mapping
 __all__ = [
     "CLOUDS",
     "COHERE",
+    "EMBED_ONLY",
+    "HEAR_ONLY",
     "KEY_FROM",
     "OPEN",
     "REFUSED",
@@ -63,6 +65,12 @@ CLOUDS = frozenset(_CLOUDS.split())
 
 OPEN = frozenset(_OPEN.split())
 """The routes that may need no key: servers of one's own, for the most part."""
+
+EMBED_ONLY = frozenset({"infinity", "jina_ai", "openai_like", "voyage"})
+"""The routes that litellm can ask for vectors, and for nothing else that is wanted here."""
+
+HEAR_ONLY = frozenset({"deepgram", "elevenlabs", "soniox"})
+"""The routes that litellm can ask what was said, and for nothing else."""
 
 COHERE = "cohere_chat"
 """The route of Cohere's models, of whose answers litellm drops parts."""

@@ -271,6 +271,7 @@ class LitellmProvider(BaseProvider):
 
     async def _prepared(self, request: ModelRequest, *, stream: bool = False) -> _Prepared:
         """Return a request with all that it needs."""
+        self._route("chat", "answer messages")
         model = request.model or self._target.model or await self._model("")
         self._check(request, model)
         options = self._options("chat", model)
@@ -432,7 +433,8 @@ class LitellmProvider(BaseProvider):
         )
         if call.unkeyed or isinstance(failure, ModelAuthError):
             self._key = None  # to be looked up again: it may be another one by then
-            if not (ready.key or self._target.headers or "extra_headers" in ready.options):
+            headers = self._target.headers or "extra_headers" in ready.options
+            if call.unkeyed or not (ready.key or headers):
                 return self._unkeyed(failure)
         return failure
 

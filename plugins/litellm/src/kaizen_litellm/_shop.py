@@ -49,7 +49,7 @@ class Shop:
         """Return what is known of a provider, or of a route of litellm.
 
         Raises:
-            ConfigurationError: There can be no such route.
+            ConfigurationError: There is no such route, or it is not asked here.
         """
         given = self.settings.providers.get(name)
         if name in PRESETS:

@@ -18,7 +18,16 @@ from kaizen.errors import ConfigurationError
 from pydantic import SecretStr
 
 from kaizen_litellm._keys import Keys
-from kaizen_litellm._names import CLOUDS, KEY_FROM, OPEN, REFUSED, ROUTES, variables_of
+from kaizen_litellm._names import (
+    CLOUDS,
+    EMBED_ONLY,
+    HEAR_ONLY,
+    KEY_FROM,
+    OPEN,
+    REFUSED,
+    ROUTES,
+    variables_of,
+)
 from kaizen_litellm._settings import ProviderSettings, checked_url
 
 __all__ = ["ADDRESS_VARIABLES", "PRESETS", "Kind", "Target", "route_target", "target"]
@@ -309,7 +318,7 @@ def route_target(route: str, given: ProviderSettings | None) -> Target:
         )
     known = Target(
         name=route,
-        routes={"chat": route, "embed": route, "transcribe": route},
+        routes=dict.fromkeys(_kinds_of(route), route),
         families=(route,),
         key_variables=variables_of(route),
         key_from=KEY_FROM.get(route, "" if route in OPEN else _KEY_ELSEWHERE),
@@ -318,6 +327,13 @@ def route_target(route: str, given: ProviderSettings | None) -> Target:
         continues=None,
     )
     return known if given is None else _adjusted(known, given)
+
+
+def _kinds_of(route: str) -> tuple[Kind, ...]:
+    """Return what a route can be asked for, as far as that is known."""
+    if route in EMBED_ONLY:
+        return ("embed",)
+    return ("transcribe",) if route in HEAR_ONLY else ("chat", "embed", "transcribe")
 
 
 def _azure(preset: Target, given: ProviderSettings, keys: Keys) -> Target:

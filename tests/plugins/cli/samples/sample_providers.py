@@ -68,6 +68,26 @@ class Keyed:
         registry.add(Provider, "keyed", Known, available=_yes, preference=2)
 
 
+class Routes:
+    """Offers a provider that takes other names beside its own."""
+
+    name = "routes"
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        registry.add(Provider, "routes", Known, routes=("far", "near"))
+
+
+class Offline:
+    """Offers a provider of the name of the one that has no models to choose from."""
+
+    name = "offline"
+
+    @hookimpl
+    def contribute(self, registry: Registry) -> None:
+        registry.add(Provider, "offline", Known)
+
+
 class Keyless:
     """Offers a provider that cannot."""
 
