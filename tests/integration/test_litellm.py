@@ -55,7 +55,7 @@ async def read_at_once(provider, count):
         nonlocal open_now
         found = []
         async for piece in provider.stream(request):
-            if isinstance(piece, ModelDelta):
+            if isinstance(piece, ModelDelta) and piece.text:
                 found.append(piece.text)
             if len(found) == len(pieces) // 2 and not everybody.is_set():
                 open_now += 1
