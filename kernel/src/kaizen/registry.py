@@ -198,7 +198,7 @@ class Registry:
         Args:
             remark: A sentence about where the name stands.
         """
-        near = self._nearest(port, name, MEANT)
+        near = self._nearest(port, name)
         said = []
         if near and not get_close_matches(name, near, n=1):  # they differ in case
             said.append(f"Did you mean {near[0]!r}?")
@@ -216,11 +216,11 @@ class Registry:
         near = [each for each in offers if abs(len(each) - len(name)) <= 1]
         return bool(get_close_matches(name.lower(), near, n=1, cutoff=TYPO))
 
-    def _nearest(self, port: type[Any], name: str, likeness: float) -> list[str]:
+    def _nearest(self, port: type[Any], name: str) -> list[str]:
         """Return the name that may be meant, if there is one that is like it."""
         offers = self._offers.get(port, {})
         known = {*offers, *(name for each in offers.values() for name in each.routes)}
-        return get_close_matches(name.lower(), known, n=1, cutoff=likeness)
+        return get_close_matches(name.lower(), known, n=1, cutoff=MEANT)
 
     def remedy(self, port: type[Any], name: str) -> str:
         """Say which distribution brings a name that nobody offers here."""
