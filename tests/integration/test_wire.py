@@ -25,6 +25,8 @@ jsonschema: Any = import_module("jsonschema")
 
 TEXT = "The answer is four."
 PIECES = ["The", " answer", " is", " four."]
+PATIENCE = httpx.Timeout(10, read=0.5)
+"""Of a client that waits for connections, and not for answers."""
 ASK = [{"role": "user", "content": "2 + 2?"}]
 ADD, SHOW = Call("add", {"a": 2, "b": 2}), Call("show", {"text": "é\n"})
 USED = Usage(input_tokens=20, output_tokens=9, cached_tokens=8, reasoning_tokens=4)
@@ -1003,7 +1005,7 @@ def test_an_answer_hangs_until_the_client_gives_up(
     wire.say(Answer(TEXT, fault=Fault(kind, at=2)))
     headers = {"authorization": f"Bearer {wire.key}"}
 
-    with httpx.Client(base_url=wire.url, headers=headers, timeout=0.2) as http:
+    with httpx.Client(base_url=wire.url, headers=headers, timeout=PATIENCE) as http:
         came, end = read_until_it_breaks(http)
     anyio.run(wire.quiet)
 
@@ -1217,7 +1219,7 @@ def test_it_stops_while_an_answer_hangs() -> None:
     with WireServer(Fault("hang_headers")) as wire:
         headers = {"authorization": f"Bearer {wire.key}"}
         with (
-            httpx.Client(base_url=wire.url, headers=headers, timeout=0.1) as http,
+            httpx.Client(base_url=wire.url, headers=headers, timeout=PATIENCE) as http,
             pytest.raises(httpx.ReadTimeout),
         ):
             chat(http)
@@ -1289,7 +1291,7 @@ def test_it_sees_at_once_that_a_client_has_given_up(
     wire.say(answer)
     headers = {"authorization": f"Bearer {wire.key}"}
 
-    with httpx.Client(base_url=wire.url, headers=headers, timeout=0.2) as http:
+    with httpx.Client(base_url=wire.url, headers=headers, timeout=PATIENCE) as http:
         assert read_until_it_breaks(http)[1] == "ReadTimeout"
     anyio.run(wire.closed)
 

@@ -255,12 +255,12 @@ def test_a_place_for_anything_takes_only_honest_json(value: str, words: str | No
 
 @pytest.mark.parametrize("signature", [Review, Ask, People])
 def test_a_reply_of_ten_megabytes_is_refused_unread(signature: type[Signature]) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
 
     (line,) = feedback(signature, "x" * 10_000_000)
 
     assert "longer than 1048576 characters" in line
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.parametrize(
@@ -286,11 +286,11 @@ def test_a_reply_of_ten_megabytes_is_refused_unread(signature: type[Signature]) 
 )
 @pytest.mark.parametrize("signature", [Review, People])
 def test_a_hostile_reply_is_refused_fast(signature: type[Signature], reply: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
 
     lines = feedback(signature, reply)
 
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(lines) <= 21
     assert sum(map(len, lines)) < 10_000
 

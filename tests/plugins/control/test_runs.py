@@ -371,7 +371,7 @@ async def test_what_has_expired_in_the_store_is_taken_back(
     monkeypatch.setattr("kaizen_control._protocol.EXPIRY_PAUSE_S", 0.01)
     store, transport, model = MemoryCheckpointStore(), Detached(), ScriptedModel()
     async with (
-        running(model, answer_timeout=0.3) as kernel,
+        running(model, answer_timeout=1.5) as kernel,
         ControlProtocol(transport, store=store) as protocol,
     ):
         firm = Firm(kernel, model, protocol, store)

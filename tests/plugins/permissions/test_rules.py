@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -73,12 +73,12 @@ def test_an_expression_that_cannot_be_had_in_linear_time_is_refused(pattern: str
 )
 def test_a_pattern_that_would_take_for_ever_elsewhere_takes_no_time(pattern: str) -> None:
     rule = PermissionRule(f"re:{pattern}", DENY)
-    started = perf_counter()
+    started = process_time()
 
     for _ in range(100):
         rule.names("a" * 63 + "_")
 
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
 
 
 @pytest.mark.parametrize(
