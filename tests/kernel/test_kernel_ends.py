@@ -301,7 +301,7 @@ async def test_an_agents_hooks_have_the_time_that_the_kernel_gives() -> None:
     kernel, agent = HookManager(timeout_s=0.02), HookManager()
     agent.add(Slow())
     agent.add(Own())
-    with anyio.fail_after(10):
+    with anyio.fail_after(3):
         await notify(observers("pre_cycle", [kernel, agent]), event())
     assert [each.code for each in agent.problems] == ["HOOK_003", "HOOK_002"]
     assert "my own" in str(agent.problems[0])

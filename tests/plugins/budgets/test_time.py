@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -68,7 +69,7 @@ SOON_ASKED = {"run": {"seconds": 60, "soft_at": 0.002, "soft_step": 0.5}}
 """Limits at which somebody is asked for more time after 0.12 s."""
 
 
-def waiting_for(outside: Outside, **config: Any) -> Callable[[Kernel], BaseAgent]:
+def waiting_for(outside: Outside, kernel: Kernel, **config: Any) -> BaseAgent:
     """An agent whose tool goes on once somebody was asked."""
 
     @tool(danger="safe")
@@ -77,9 +78,23 @@ def waiting_for(outside: Outside, **config: Any) -> Callable[[Kernel], BaseAgent
         await outside.called.wait()
         return "waited"
 
-    return lambda kernel: BaseAgent(
+    return BaseAgent(
         config, "q -> a", tools=[wait], kernel=kernel, control_protocol=outside
     )
+
+
+@asynccontextmanager
+async def asked_for_time(
+    running: Running, outside: Outside, **config: Any
+) -> AsyncGenerator[Run]:
+    """A run which calls `wait`, and about which somebody is being asked for more time."""
+    with anyio.fail_after(10):
+        async with (
+            running(limits=SOON_ASKED) as kernel,
+            waiting_for(outside, kernel, **config).stream(q="?") as run,
+        ):
+            await outside.called.wait()
+            yield run
 
 
 class Waited(MemoryLedger):
@@ -98,11 +113,10 @@ async def test_at_the_soft_limit_of_time_the_user_is_asked_and_a_yes_goes_on(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside()
-    agent_in = waiting_for(outside)
     priced.say(Call("wait"), "done")
     with anyio.fail_after(10):
         async with running(limits=SOON_ASKED) as kernel:
-            result = await agent_in(kernel).run(q="?")
+            result = await waiting_for(outside, kernel).run(q="?")
 
     assert result.a == "done"
     (asked,) = outside.asked
@@ -115,18 +129,12 @@ async def test_a_run_makes_no_step_while_somebody_is_asked_for_more_time(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside(at_once=False)
-    agent_in = waiting_for(outside)
     priced.say(Call("wait"), "done")
-    with anyio.fail_after(10):
-        async with (
-            running(limits=SOON_ASKED) as kernel,
-            agent_in(kernel).stream(q="?") as run,
-        ):
-            await outside.called.wait()
-            await anyio.wait_all_tasks_blocked()
-            before = len(priced.requests)
-            outside.answers.set()
-            result = await run.wait()
+    async with asked_for_time(running, outside) as run:
+        await anyio.wait_all_tasks_blocked()
+        before = len(priced.requests)
+        outside.answers.set()
+        result = await run.wait()
 
     assert before == 1
     assert result.a == "done"
@@ -175,21 +183,15 @@ async def test_a_pause_of_the_user_outlasts_the_question_for_more_time(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside(at_once=False)
-    agent_in = waiting_for(outside)
     priced.say(Call("wait"), "done")
-    with anyio.fail_after(10):
-        async with (
-            running(limits=SOON_ASKED) as kernel,
-            agent_in(kernel).stream(q="?") as run,
-        ):
-            await outside.called.wait()
-            await anyio.wait_all_tasks_blocked()
-            own = run.pause("ann")
-            outside.answers.set()
-            await anyio.wait_all_tasks_blocked()
-            paused, before = run.state.paused, len(priced.requests)
-            run.resume("ann")
-            result = await run.wait()
+    async with asked_for_time(running, outside) as run:
+        await anyio.wait_all_tasks_blocked()
+        own = run.pause("ann")
+        outside.answers.set()
+        await anyio.wait_all_tasks_blocked()
+        paused, before = run.state.paused, len(priced.requests)
+        run.resume("ann")
+        result = await run.wait()
 
     assert (own, paused, before) == (True, True, 1)
     assert result.a == "done"
@@ -199,20 +201,14 @@ async def test_who_lets_a_run_go_on_does_not_answer_for_who_is_asked_for_more_ti
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside(at_once=False)
-    agent_in = waiting_for(outside)
     priced.say(Call("wait"), "done")
-    with anyio.fail_after(10):
-        async with (
-            running(limits=SOON_ASKED) as kernel,
-            agent_in(kernel).stream(q="?") as run,
-        ):
-            await outside.called.wait()
-            run.pause("ann")
-            run.resume("ann")
-            await anyio.wait_all_tasks_blocked()
-            before = len(priced.requests)
-            outside.answers.set()
-            await run.wait()
+    async with asked_for_time(running, outside) as run:
+        run.pause("ann")
+        run.resume("ann")
+        await anyio.wait_all_tasks_blocked()
+        before = len(priced.requests)
+        outside.answers.set()
+        await run.wait()
 
     assert (before, len(priced.requests)) == (1, 2)
 
@@ -221,18 +217,12 @@ async def test_a_no_ends_the_call_that_waits_for_it(
     running: Running, priced: PricedModel
 ) -> None:
     outside = Outside(approves=False, at_once=False)
-    agent_in = waiting_for(outside, graceful_shutdown_timeout=3_600)
     priced.say(Call("wait"), "never")
-    with anyio.fail_after(10):
-        async with (
-            running(limits=SOON_ASKED) as kernel,
-            agent_in(kernel).stream(q="?") as run,
-        ):
-            await outside.called.wait()
-            await anyio.wait_all_tasks_blocked()
-            outside.answers.set()
-            with pytest.raises(AgentInterrupted) as caught:
-                await run.wait()
+    async with asked_for_time(running, outside, graceful_shutdown_timeout=3_600) as run:
+        await anyio.wait_all_tasks_blocked()
+        outside.answers.set()
+        with pytest.raises(AgentInterrupted) as caught:
+            await run.wait()
 
     assert caught.value.reason.mode is InterruptMode.GRACEFUL
     assert isinstance(caught.value.__cause__, SoftLimitError)

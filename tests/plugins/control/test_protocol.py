@@ -700,7 +700,7 @@ async def test_a_pattern_that_takes_for_ever_holds_up_nothing(
         asked = replace(QUESTION, schema={"type": "object", **schema})
         asking = await control.ask(asked)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(3):
             await control.transport.answer(asked, value={VICTIM: 1})
 
         assert (await until(asking)).answer.value == {VICTIM: 1}
@@ -735,7 +735,7 @@ async def test_equal_items_are_found_in_a_moment(value: list[Any], fits: bool) -
         asked = replace(QUESTION, schema={"type": "array", "uniqueItems": True})
         await control.ask(asked)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(3):
             if fits:
                 await control.transport.answer(asked, value=value)
             else:
@@ -870,7 +870,7 @@ async def test_a_memory_transport_that_is_opened_again_waits_for_answers() -> No
         async with transport.opened(), anyio.create_task_group() as tasks:
             tasks.start_soon(transport.receive)
 
-            with anyio.fail_after(10):  # a task that only looks busy never blocks
+            with anyio.fail_after(3):  # a task that only looks busy never blocks
                 await anyio.wait_all_tasks_blocked()
 
             tasks.cancel_scope.cancel()

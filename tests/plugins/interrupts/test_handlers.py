@@ -354,7 +354,7 @@ async def test_a_timeout_stops_a_model_call_at_its_time(
             await agent.run(question="?")
         took = anyio.current_time() - started
 
-    assert 0.19 <= took < 10
+    assert 0.19 <= took < 2
     reason = caught.value.reason
     assert (reason.signal, reason.source) == (
         InterruptSignal.TIMEOUT,

@@ -110,7 +110,7 @@ async def test_each_fault_has_its_error_and_tells_no_secret(
     wire: WireServer, opened: Opened, way: str, kind: FaultKind
 ) -> None:
     fault = Fault(kind, at=1, size=3 * 1024 * 1024)
-    seconds = 0.3 if kind.startswith("hang") else 5
+    seconds = 1 if kind.startswith("hang") else 5
     wire.say(*[Answer("Hello there, you", fault=fault)] * 2)
 
     async with opened(way, settings={"max_reply_mb": 1}) as provider:
@@ -127,8 +127,7 @@ async def test_each_fault_has_its_error_and_tells_no_secret(
         assert error.__cause__ is None
         assert error.__context__ is None
         assert not (error.retryable and isinstance(error, LASTING))
-    # Nothing is sent twice; where a server hangs, time may be over before anything is sent.
-    assert len(wire.requests) in ((0, 1, 2) if kind.startswith("hang") else (2,))
+    assert len(wire.requests) == 2  # nothing is sent twice
 
 
 @pytest.mark.anyio

@@ -595,7 +595,7 @@ async def test_to_look_for_messages_keeps_nobody_from_writing(
     await store.append("run", entries(0, 1))
     with by_hand(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        with anyio.fail_after(8):
+        with anyio.fail_after(2):
             assert list(await store.receive(["run", "nobody"])) == []
             assert list(await store.receive([])) == []
             assert list(await store.read("run")) == entries(0, 1)
